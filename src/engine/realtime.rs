@@ -1,0 +1,389 @@
+//! The real-time thread: takes filled slots from a ring, calls the driver, gives records away through another ring.
+//!
+//! It never allocates, locks, awaits, logs, or touches the disk after warm-up. Its system calls are the wait, the
+//! write of a trigger, and the wake-up of the thread that takes the records. An input is taken only when there is a
+//! record to put it in, so nothing is ever dropped silently: when the records are late, frames wait or are skipped
+//! by the overload policy, and a skip is an input.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::Thread;
+use std::time::Duration;
+
+use rtrb::{Consumer, Producer, RingBuffer};
+
+use super::decision::{Decision, Timing};
+use super::driver::{Driver, InputSummary, RecordSink};
+use super::input::{Command, DeviceReport, Input, SkipReason};
+use super::{Clock, Overload};
+use crate::frame::{FrameMeta, FrameSlot};
+
+/// Records that one input may need: itself and what follows from it.
+const RECORDS_PER_INPUT: usize = 24;
+/// Records in circulation.
+const RECORDS: usize = 512;
+/// Commands that may wait.
+const COMMANDS: usize = 64;
+/// Device replies that may wait.
+const REPLIES: usize = 256;
+/// How often the board hears that the host lives, in nanoseconds.
+const HEARTBEAT_NS: u64 = 100_000_000;
+
+/// ROI values of one frame, in a slot of their own.
+#[derive(Debug)]
+pub struct ValuesSlot {
+    /// What the frame says of itself.
+    pub meta: FrameMeta,
+    /// One value for each ROI, in counts.
+    pub f: Vec<f64>,
+}
+
+/// What the source hands over.
+#[derive(Debug)]
+pub enum FrameItem {
+    /// A whole frame.
+    Pixels(Box<FrameSlot>),
+    /// Integrated ROI values.
+    Values(Box<ValuesSlot>),
+    /// A frame that was refused; what it said of itself, and the reason's code.
+    Refused(FrameMeta, u32),
+}
+
+/// One input, what was decided on it, and when.
+#[derive(Debug)]
+pub struct Record {
+    /// The input.
+    pub input: InputSummary,
+    /// What was decided.
+    pub decision: Decision,
+    /// When.
+    pub timing: Timing,
+    /// The ticket of the command that this was, 0 otherwise.
+    pub ticket: u64,
+}
+
+/// The engine's whole state, for the journal.
+#[derive(Debug, Default)]
+pub struct Snapshot {
+    /// After which input.
+    pub input_seq: u64,
+    /// The engine.
+    pub state: Vec<u8>,
+    /// The limits' counts.
+    pub limits: Vec<u8>,
+}
+
+/// Settings of the thread.
+#[derive(Debug, Clone, Copy)]
+pub struct RealtimeSettings {
+    /// What happens when frames come faster than they are decided.
+    pub overload: Overload,
+    /// Silence after which a `Gap` is made, in nanoseconds; 0: never.
+    pub gap_ns: u64,
+    /// How long the thread spins before it parks, in nanoseconds.
+    pub spin_ns: u64,
+    /// Frames between snapshots; 0: only after the baseline.
+    pub snapshot_frames: u64,
+    /// Slots in circulation.
+    pub slots: usize,
+}
+
+/// Flags that pass every queue.
+#[derive(Debug, Default)]
+pub struct Flags {
+    /// Ticket of an abort that is wanted; 0: none.
+    pub abort: AtomicU64,
+    /// The thread is to end when its frames are done.
+    pub shutdown: AtomicBool,
+}
+
+/// The thread's ends of the rings.
+pub struct ThreadEnds {
+    frames: Consumer<FrameItem>,
+    commands: Consumer<(u64, Command)>,
+    replies: Consumer<DeviceReport>,
+    free_records: Consumer<Box<Record>>,
+    records: Producer<Box<Record>>,
+    used_frames: Producer<FrameItem>,
+    snapshots: Producer<Box<Snapshot>>,
+    free_snapshots: Consumer<Box<Snapshot>>,
+    flags: Arc<Flags>,
+}
+
+/// The service's ends of the rings. Each goes to the one task or thread that uses it.
+pub struct ServiceEnds {
+    /// For the source.
+    pub frames: Producer<FrameItem>,
+    /// For whoever takes commands.
+    pub commands: Producer<(u64, Command)>,
+    /// For the thread that reads the device.
+    pub replies: Producer<DeviceReport>,
+    /// For the thread that publishes.
+    pub publisher: PublisherEnds,
+    /// For anybody.
+    pub flags: Arc<Flags>,
+}
+
+/// What the publishing thread takes, and gives back.
+pub struct PublisherEnds {
+    /// Records, in the order of inputs.
+    pub records: Consumer<Box<Record>>,
+    /// Records that were read.
+    pub free_records: Producer<Box<Record>>,
+    /// Slots that the engine is done with.
+    pub used_frames: Consumer<FrameItem>,
+    /// Snapshots.
+    pub snapshots: Consumer<Box<Snapshot>>,
+    /// Snapshots that were written.
+    pub free_snapshots: Producer<Box<Snapshot>>,
+}
+
+/// Makes the rings, and fills them with everything that will circulate.
+pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: usize) -> (ThreadEnds, ServiceEnds) {
+    let (frames_in, frames) = RingBuffer::new(2 * slots + 64);
+    let (commands_in, commands) = RingBuffer::new(COMMANDS);
+    let (replies_in, replies) = RingBuffer::new(REPLIES);
+    let (mut free_records_in, free_records) = RingBuffer::new(RECORDS);
+    let (records_in, records) = RingBuffer::new(RECORDS);
+    let (used_frames_in, used_frames) = RingBuffer::new(2 * slots + 64);
+    let (snapshots_in, snapshots) = RingBuffer::new(2);
+    let (mut free_snapshots_in, free_snapshots) = RingBuffer::new(2);
+    for _ in 0..RECORDS {
+        let record = Record {
+            input: InputSummary::Gap { silent_ns: 0 },
+            decision: Decision::with_capacity(roi_count, segments),
+            timing: Timing::default(),
+            ticket: 0,
+        };
+        // The ring was made for this many.
+        let _ = free_records_in.push(Box::new(record));
+    }
+    for _ in 0..2 {
+        let snapshot =
+            Snapshot { input_seq: 0, state: Vec::with_capacity(snapshot_bytes), limits: Vec::with_capacity(1 << 16) };
+        let _ = free_snapshots_in.push(Box::new(snapshot));
+    }
+    let flags = Arc::new(Flags::default());
+    let thread = ThreadEnds {
+        frames,
+        commands,
+        replies,
+        free_records,
+        records: records_in,
+        used_frames: used_frames_in,
+        snapshots: snapshots_in,
+        free_snapshots,
+        flags: Arc::clone(&flags),
+    };
+    let service = ServiceEnds {
+        frames: frames_in,
+        commands: commands_in,
+        replies: replies_in,
+        publisher: PublisherEnds {
+            records,
+            free_records: free_records_in,
+            used_frames,
+            snapshots,
+            free_snapshots: free_snapshots_in,
+        },
+        flags,
+    };
+    (thread, service)
+}
+
+/// The thread's own state.
+pub struct Realtime<C: Clock> {
+    driver: Driver<C>,
+    ends: ThreadEnds,
+    settings: RealtimeSettings,
+    publisher: Thread,
+    last_frame_ns: u64,
+    silent: bool,
+    last_heartbeat_ns: u64,
+    frames_since_snapshot: u64,
+    baselines_seen: u64,
+}
+
+/// Puts records into the ring.
+struct RingSink<'a> {
+    free: &'a mut Consumer<Box<Record>>,
+    records: &'a mut Producer<Box<Record>>,
+    ticket: u64,
+}
+
+impl RecordSink for RingSink<'_> {
+    fn record(&mut self, input: &InputSummary, decision: &Decision, timing: &Timing) {
+        // An input is taken only when records for all that can follow are free.
+        let Ok(mut record) = self.free.pop() else { return };
+        record.input = *input;
+        record.decision.copy_from(decision);
+        record.timing = *timing;
+        record.ticket = self.ticket;
+        self.ticket = 0;
+        // The ring has room for every record that exists.
+        let _ = self.records.push(record);
+    }
+}
+
+impl<C: Clock> Realtime<C> {
+    /// `publisher` is the thread that takes the records; it is woken after each input.
+    pub fn new(driver: Driver<C>, ends: ThreadEnds, settings: RealtimeSettings, publisher: Thread) -> Self {
+        let last_frame_ns = driver.clock().now_ns();
+        Self {
+            driver,
+            ends,
+            settings,
+            publisher,
+            last_frame_ns,
+            silent: true,
+            last_heartbeat_ns: 0,
+            frames_since_snapshot: 0,
+            baselines_seen: 0,
+        }
+    }
+
+    /// Runs until the shutdown flag is up and every frame is taken. Gives the driver back.
+    pub fn run(mut self) -> Driver<C> {
+        loop {
+            let worked = self.turn();
+            if worked {
+                self.publisher.unpark();
+                continue;
+            }
+            if self.ends.flags.shutdown.load(Ordering::Acquire) {
+                break;
+            }
+            self.wait();
+        }
+        self.with_sink(0, |driver, sink| {
+            driver.close_waiting(sink);
+            driver.safe(sink);
+        });
+        self.publisher.unpark();
+        self.driver
+    }
+
+    /// Does what there is to do; false when there was nothing.
+    pub fn turn(&mut self) -> bool {
+        let abort = self.ends.flags.abort.swap(0, Ordering::AcqRel);
+        if abort != 0 {
+            self.with_sink(abort, |driver, sink| {
+                driver.safe(sink);
+                driver.take(Input::Command(&Command::Abort), sink);
+            });
+            return true;
+        }
+        if self.ends.free_records.slots() < RECORDS_PER_INPUT {
+            self.publisher.unpark();
+            return false;
+        }
+        if let Ok(report) = self.ends.replies.pop() {
+            self.with_sink(0, |driver, sink| driver.take(Input::Device(report), sink));
+            return true;
+        }
+        if let Ok((ticket, command)) = self.ends.commands.pop() {
+            self.with_sink(ticket, |driver, sink| driver.take(Input::Command(&command), sink));
+            return true;
+        }
+        let frame = self.take_frame();
+        let housekeeping = self.keep_house(frame);
+        frame || housekeeping
+    }
+
+    fn with_sink(&mut self, ticket: u64, act: impl FnOnce(&mut Driver<C>, &mut RingSink<'_>)) {
+        let mut sink =
+            RingSink { free: &mut self.ends.free_records, records: &mut self.ends.records, ticket };
+        act(&mut self.driver, &mut sink);
+    }
+
+    fn take_frame(&mut self) -> bool {
+        let Ok(item) = self.ends.frames.pop() else { return false };
+        let skip = self.settings.overload == Overload::Latest
+            && matches!(item, FrameItem::Pixels(_) | FrameItem::Values(_))
+            && matches!(self.ends.frames.peek(), Ok(FrameItem::Pixels(_) | FrameItem::Values(_)));
+        self.with_sink(0, |driver, sink| match &item {
+            FrameItem::Pixels(slot) if skip => driver.take(skipped(&slot.meta), sink),
+            FrameItem::Values(slot) if skip => driver.take(skipped(&slot.meta), sink),
+            FrameItem::Pixels(slot) => driver.take(Input::Frame(slot), sink),
+            FrameItem::Values(slot) => driver.take(Input::RoiValues { meta: slot.meta, f: &slot.f }, sink),
+            FrameItem::Refused(meta, code) => driver.take(Input::Refused { meta: *meta, code: *code }, sink),
+        });
+        // The ring has room for every slot that exists and as many refusals as can wait.
+        let _ = self.ends.used_frames.push(item);
+        self.last_frame_ns = self.driver.clock().now_ns();
+        self.silent = false;
+        self.frames_since_snapshot += 1;
+        true
+    }
+
+    /// Overdue acknowledgements, the heartbeat, silence, snapshots.
+    fn keep_house(&mut self, frame: bool) -> bool {
+        let now = self.driver.clock().now_ns();
+        let mut worked = false;
+        if self.driver.is_waiting() {
+            let before = self.ends.free_records.slots();
+            self.with_sink(0, |driver, sink| driver.expire(sink));
+            worked |= self.ends.free_records.slots() != before;
+        }
+        if now - self.last_heartbeat_ns >= HEARTBEAT_NS {
+            self.last_heartbeat_ns = now;
+            self.with_sink(0, |driver, sink| driver.heartbeat(sink));
+        }
+        if frame {
+            return worked;
+        }
+        let silent_ns = now - self.last_frame_ns;
+        if self.settings.gap_ns > 0 && !self.silent && silent_ns >= self.settings.gap_ns {
+            self.silent = true;
+            self.with_sink(0, |driver, sink| driver.take(Input::Gap { silent_ns }, sink));
+            return true;
+        }
+        worked | self.snapshot_if_due()
+    }
+
+    /// Only when no frame waits: serialising takes longer than a decision.
+    fn snapshot_if_due(&mut self) -> bool {
+        let baselines = self.driver.engine().baselines_done();
+        let every = self.settings.snapshot_frames;
+        let due = baselines != self.baselines_seen || (every > 0 && self.frames_since_snapshot >= every);
+        if !due {
+            return false;
+        }
+        let Ok(mut snapshot) = self.ends.free_snapshots.pop() else { return false };
+        self.baselines_seen = baselines;
+        self.frames_since_snapshot = 0;
+        snapshot.state.clear();
+        snapshot.limits.clear();
+        snapshot.input_seq = self.driver.engine().decision().input_seq;
+        self.driver.engine().save(&mut snapshot.state);
+        if let Some(limits) = self.driver.limits() {
+            // Writing to memory does not fail.
+            let _ = limits.save(&mut snapshot.limits);
+        }
+        let _ = self.ends.snapshots.push(snapshot);
+        true
+    }
+
+    fn wait(&mut self) {
+        let start = self.driver.clock().now_ns();
+        while self.driver.clock().now_ns() - start < self.settings.spin_ns {
+            if !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
+                return;
+            }
+            std::hint::spin_loop();
+        }
+        let now = self.driver.clock().now_ns();
+        let mut until = self.last_heartbeat_ns + HEARTBEAT_NS;
+        if self.settings.gap_ns > 0 && !self.silent {
+            until = until.min(self.last_frame_ns + self.settings.gap_ns);
+        }
+        if self.driver.is_waiting() {
+            until = until.min(now + 1_000_000);
+        }
+        std::thread::park_timeout(Duration::from_nanos(until.saturating_sub(now).max(1)));
+    }
+}
+
+fn skipped(meta: &FrameMeta) -> Input<'static> {
+    Input::Skipped { first_index: meta.index, count: 1, reason: SkipReason::Overload }
+}

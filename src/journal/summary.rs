@@ -1,0 +1,159 @@
+//! What a session came to: counters and latency distributions, from its records as they are made or as they are read.
+
+use hdrhistogram::Histogram;
+
+use super::Published;
+use crate::engine::Stage;
+use crate::proto::v1;
+
+/// Latencies beyond this are counted as this, in nanoseconds.
+const LATENCY_MAX_NS: u64 = 60_000_000_000;
+
+/// Counters and latencies of a session.
+#[derive(Debug, Clone)]
+pub struct Summary {
+    /// Counters.
+    pub counters: v1::SessionCounters,
+    /// From the arrival of a frame's last byte to its decision, in nanoseconds.
+    pub total: Histogram<u64>,
+    /// Each stage, in the order of [`Stage::ALL`], in nanoseconds.
+    pub stages: [Histogram<u64>; 6],
+    ended: bool,
+}
+
+/// Percentiles of a distribution, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+pub struct Percentiles {
+    /// Median.
+    pub p50: f64,
+    /// 99th percentile.
+    pub p99: f64,
+    /// 99.9th percentile.
+    pub p999: f64,
+    /// Maximum.
+    pub max: f64,
+    /// Frames measured.
+    pub n: u64,
+}
+
+impl Percentiles {
+    /// Of a histogram in nanoseconds.
+    pub fn of(histogram: &Histogram<u64>) -> Self {
+        let us = |ns: u64| ns as f64 / 1e3;
+        Self {
+            p50: us(histogram.value_at_quantile(0.5)),
+            p99: us(histogram.value_at_quantile(0.99)),
+            p999: us(histogram.value_at_quantile(0.999)),
+            max: us(histogram.max()),
+            n: histogram.len(),
+        }
+    }
+}
+
+impl Default for Summary {
+    fn default() -> Self {
+        let histogram = || {
+            // Three digits over a minute: a little over 100 kB, and bounds that are constants.
+            let mut h = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).unwrap_or_else(|_| Histogram::new(3).unwrap());
+            h.auto(false);
+            h
+        };
+        Self {
+            counters: v1::SessionCounters::default(),
+            total: histogram(),
+            stages: std::array::from_fn(|_| histogram()),
+            ended: false,
+        }
+    }
+}
+
+impl Summary {
+    /// Takes one record.
+    pub fn take(&mut self, step: &Published) {
+        self.count(&step.input, &step.decision);
+        self.time(&step.timing);
+    }
+
+    /// Whether the session was stopped or aborted.
+    pub fn ended(&self) -> bool {
+        self.ended
+    }
+
+    /// Takes an input and its decision into the counters.
+    pub fn count(&mut self, input: &v1::InputRecord, decision: &v1::DecisionRecord) {
+        let c = &mut self.counters;
+        match input.kind() {
+            v1::InputKind::Frame | v1::InputKind::RoiValues => {
+                c.frames_in += 1;
+                match decision.verdict() {
+                    v1::FrameVerdict::Decided => c.frames_decided += 1,
+                    v1::FrameVerdict::Doubted => {
+                        c.frames_decided += 1;
+                        c.frames_doubted += 1;
+                    }
+                    v1::FrameVerdict::Refused => c.frames_refused += 1,
+                    _ => {}
+                }
+            }
+            v1::InputKind::Refused => {
+                c.frames_in += 1;
+                c.frames_refused += 1;
+            }
+            v1::InputKind::Skipped if input.code == 1 => c.frames_in += input.amount,
+            _ => {}
+        }
+        let events = decision.event_kind.iter().zip(&decision.event_value);
+        for (kind, value) in events.map(|(&kind, &value)| (v1::EventKind::try_from(kind), value)) {
+            match kind {
+                Ok(v1::EventKind::FramesSkipped) => c.frames_skipped += value as u64,
+                Ok(v1::EventKind::TrialStarted) => c.trials += 1,
+                Ok(v1::EventKind::Hit) => c.hits += 1,
+                Ok(v1::EventKind::Aversive) => c.aversive += 1,
+                Ok(v1::EventKind::Miss) => c.misses += 1,
+                Ok(v1::EventKind::RewardIntended) => c.rewards_intended += 1,
+                Ok(v1::EventKind::RewardSent) => c.rewards_sent += 1,
+                Ok(v1::EventKind::RewardAcknowledged) => c.rewards_acknowledged += 1,
+                Ok(v1::EventKind::RewardUnknown) => c.rewards_unknown += 1,
+                Ok(v1::EventKind::RewardLimited) => c.rewards_limited += 1,
+                Ok(v1::EventKind::Stopped | v1::EventKind::Aborted) => self.ended = true,
+                _ => {}
+            }
+        }
+    }
+
+    /// Takes the stamps of a frame into the distributions; stamps of other inputs are left out.
+    pub fn time(&mut self, timing: &v1::TimingRecord) {
+        if timing.received_host_ns == 0 {
+            return;
+        }
+        self.total.saturating_record(timing.decided_host_ns.saturating_sub(timing.received_host_ns).max(1));
+        for (histogram, &ns) in self.stages.iter_mut().zip(&timing.stage_ns) {
+            if ns > 0 {
+                histogram.saturating_record(ns);
+            }
+        }
+    }
+
+    /// Every distribution with its name: the total first, then the stages that were measured.
+    pub fn latencies(&self) -> Vec<(&'static str, Percentiles)> {
+        let mut named = vec![("total", Percentiles::of(&self.total))];
+        let stages = Stage::ALL.iter().zip(&self.stages).filter(|(_, h)| !h.is_empty());
+        named.extend(stages.map(|(stage, h)| (stage.name(), Percentiles::of(h))));
+        named
+    }
+
+    /// The distributions as the journal keeps them.
+    pub fn latency_records(&self) -> Vec<v1::LatencyRecord> {
+        let of = |stage: &str, h: &Histogram<u64>| v1::LatencyRecord {
+            stage: stage.to_owned(),
+            p50_ns: h.value_at_quantile(0.5),
+            p99_ns: h.value_at_quantile(0.99),
+            p999_ns: h.value_at_quantile(0.999),
+            max_ns: h.max(),
+            count: h.len(),
+        };
+        let mut records = vec![of("total", &self.total)];
+        records.extend(Stage::ALL.iter().zip(&self.stages).map(|(stage, h)| of(stage.name(), h)));
+        records
+    }
+}

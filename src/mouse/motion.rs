@@ -1,0 +1,48 @@
+//! How the brain moves: a slow drift in rows and columns, and rare jumps that decay.
+//!
+//! Out: the shift of each frame in 1/256 pixel, so that the truth is exactly what is rendered.
+
+use super::seeded::{Draws, Fluctuation};
+use crate::config::synthetic::MotionConfig;
+
+/// Parts of a pixel that shifts are rounded to.
+pub(super) const PARTS: i32 = 256;
+
+#[derive(Debug, Clone)]
+pub(super) struct Motion {
+    drift: [Fluctuation; 2],
+    jump: [f64; 2],
+    jump_keep: f64,
+    jump_probability: f64,
+    jump_sd_px: f64,
+    limit_px: f64,
+}
+
+impl Motion {
+    pub fn new(config: &MotionConfig, period_s: f64, draws: &mut Draws) -> Self {
+        let drift = [(); 2].map(|()| Fluctuation::new(config.drift_sd_px, config.drift_tau_s, period_s, draws));
+        Self {
+            drift,
+            jump: [0.0; 2],
+            jump_keep: libm::exp(-period_s / config.jump_tau_s),
+            jump_probability: config.jump_rate_hz * period_s,
+            jump_sd_px: config.jump_sd_px,
+            limit_px: config.limit_px,
+        }
+    }
+
+    /// The next frame's shift (rows, columns) in 1/256 pixel.
+    pub fn step(&mut self, draws: &mut Draws) -> [i32; 2] {
+        let jumps = draws.uniform() < self.jump_probability;
+        let mut shift = [0; 2];
+        for (axis, shift) in shift.iter_mut().enumerate() {
+            self.jump[axis] *= self.jump_keep;
+            if jumps {
+                self.jump[axis] += self.jump_sd_px * draws.gaussian();
+            }
+            let px = self.drift[axis].step(draws) + self.jump[axis];
+            *shift = (px.clamp(-self.limit_px, self.limit_px) * f64::from(PARTS)).round() as i32;
+        }
+        shift
+    }
+}

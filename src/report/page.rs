@@ -1,0 +1,358 @@
+//! The page: a header with the session in one sentence and its key figures, then one section for each question.
+//!
+//! A section that the session cannot fill says so in one sentence, so that a reader knows that it was not forgotten.
+
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::charts::{anatomy, calibration, closeup, cursor, grating, latency, motion, overview, traces};
+use super::data::{Role, SessionReport};
+use super::digest::Digest;
+use super::{format, tables};
+
+const STYLE: &str = include_str!("style.css");
+/// More warnings than this are counted, not listed.
+const MOST_WARNINGS: usize = 200;
+
+/// Anchor, heading, and the section's content.
+struct Section {
+    anchor: &'static str,
+    title: &'static str,
+    body: Markup,
+}
+
+/// The whole document.
+pub(super) fn document(report: &SessionReport) -> Markup {
+    let digest = Digest::new(report);
+    let sections = [
+        anatomy_section(report),
+        overview_section(report, &digest),
+        closeup_section(report, &digest),
+        traces_section(report, &digest),
+        cursor_section(report, &digest),
+        grating_section(report, &digest),
+        calibration_section(report),
+        motion_section(report, &digest),
+        latency_section(report),
+        records_section(report),
+    ];
+    let title = if report.title.is_empty() { "Session" } else { &report.title };
+    html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="generator" content="apical";
+                title { (title) " \u{b7} " (report.session) }
+                style { (PreEscaped(STYLE)) }
+            }
+            body {
+                (head(report, &digest, title, &sections))
+                main { @for s in &sections {
+                    section id=(s.anchor) { h2 { (s.title) } (s.body) }
+                } }
+                footer {
+                    "Made by apical " (report.provenance.version)
+                    ". This file holds everything that it shows; it loads nothing and runs no script. Rest the pointer on a trial, a bar or an outline to read its values."
+                }
+            }
+        }
+    }
+}
+
+fn head(report: &SessionReport, digest: &Digest, title: &str, sections: &[Section]) -> Markup {
+    let eyebrow: Vec<&str> = [&report.rig, &report.session, &report.started_wall]
+        .into_iter()
+        .map(String::as_str)
+        .filter(|s| !s.is_empty())
+        .collect();
+    html! {
+        header {
+            p.eyebrow { (eyebrow.join("  \u{b7}  ")) }
+            h1 { (title) }
+            p.lead { (sentence(report, digest)) }
+            @if let Some(note) = &report.stand_in_learner { p.notice { strong { "No animal learned here. " } (note) } }
+            @if !report.warnings.is_empty() {
+                p.notice {
+                    strong { (format::plural(report.warnings.len(), "warning", "warnings")) ". " }
+                    (format::shorten(&report.warnings[0], 240)) " "
+                    @if report.warnings.len() > 1 { a href="#records" { "All warnings" } }
+                }
+            }
+            (key_figures(report, digest))
+            nav { @for s in sections { a href=(format!("#{}", s.anchor)) { (s.title) } } }
+        }
+    }
+}
+
+/// The session in one sentence.
+fn sentence(report: &SessionReport, digest: &Digest) -> String {
+    let n = |role| report.rois.iter().filter(|r| r.role == role).count();
+    let (plus, minus) = (n(Role::Plus), n(Role::Minus));
+    let mut text = format::duration(report.duration_s);
+    if report.frame_rate_hz.is_finite() && report.frame_rate_hz > 0.0 {
+        text += &format!(" at {}\u{202f}Hz", format::trimmed(report.frame_rate_hz, 4));
+    }
+    if let Some(g) = report.geometry {
+        text += &format!(", {} × {} pixels", g.height_px, g.width_px);
+    }
+    if plus + minus > 0 {
+        text += &format!(", {} ({plus} P+, {minus} P\u{2212})", format::plural(plus + minus, "cell", "cells"));
+    }
+    let o = digest.outcomes;
+    if report.trials.is_empty() {
+        text += "; no trials were run.";
+    } else {
+        text += &format!(
+            "; {}, of which {} ended in a hit",
+            format::plural(report.trials.len(), "trial", "trials"),
+            format::percent(o.hit, o.closed())
+        );
+        text += &match &report.calibration {
+            Some(c) if c.chance_fraction.is_finite() => {
+                format!(", where {} would by chance.", format::percent_of(c.chance_fraction))
+            }
+            _ => ".".to_owned(),
+        };
+    }
+    text
+}
+
+fn key_figures(report: &SessionReport, digest: &Digest) -> Markup {
+    let o = digest.outcomes;
+    let of = |n: u64| format!("{} of {}", format::count(n), format::count(o.closed()));
+    let trials_note = if o.open > 0 { format!("{} open at the end", o.open) } else { "all ended".to_owned() };
+    let t = &report.triggers;
+    let f = &report.frame_counts;
+    let (median, tail) = match latency::summary(report) {
+        Some(s) => (
+            format::latency(s.p50_us),
+            format!("median; p99 {}, largest {}", format::latency(s.p99_us), format::latency(s.max_us)),
+        ),
+        None => (format::DASH.to_owned(), "not measured".to_owned()),
+    };
+    let lost = match (f.skipped, f.refused) {
+        (0, 0) => "none skipped or refused".to_owned(),
+        (s, r) => format!("{} skipped, {} refused", format::count(s), format::count(r)),
+    };
+    let figure = |colour: Option<&str>, name: &str, value: &str, note: &str| {
+        html! { div {
+            dt { @if let Some(c) = colour { i class=(c) {} } (name) }
+            dd.value { (value) }
+            dd.note { (note) }
+        } }
+    };
+    let n = |k: usize| format::count(k as u64);
+    let fraction = |k: u64| format::percent(k, o.closed());
+    let minutes = (report.duration_s / 60.0).max(1e-9);
+    let rate = format::fixed(t.rewards_sent as f64 / minutes, 1);
+    html! {
+        dl.figures {
+            (figure(None, "Trials", &n(report.trials.len()), if report.trials.is_empty() { "no task" } else { &trials_note }))
+            (figure(Some("b-hit"), "Hits", &fraction(o.hit), &of(o.hit)))
+            (figure(Some("b-aversive"), "Aversive ends", &fraction(o.aversive), &format!("{}; {} missed", of(o.aversive), fraction(o.miss))))
+            (figure(None, "Rewards sent", &format::count(t.rewards_sent), &format!("{} acknowledged; {rate} a minute", format::count(t.rewards_acknowledged))))
+            (figure(None, "Frames decided", &format::count(f.decided), &format!("of {}; {lost}", format::count(f.received))))
+            (figure(None, "Latency", &median, &tail))
+        }
+    }
+}
+
+/// A figure with what the eye should know below it.
+fn figure(picture: PreEscaped<String>, caption: &str) -> Markup {
+    html! { figure { (picture) @if !caption.is_empty() { figcaption { (caption) } } } }
+}
+
+fn legend(entries: &[(&str, &str)]) -> Markup {
+    html! { ul.legend { @for (class, name) in entries { li { i class=(class) {} (name) } } } }
+}
+
+fn anatomy_section(report: &SessionReport) -> Section {
+    let body = match anatomy::anatomy(report) {
+        None => html! { p { "No pixels were recorded, so there is no image to show." } },
+        Some(picture) => html! {
+            p.say {
+                @match &report.template {
+                    Some(t) => {
+                        "The session's template lies " (format::signed(f64::from(t.dy_px), 2)) " rows and "
+                        (format::signed(f64::from(t.dx_px), 2)) " columns from the reference of the ROIs, with a score of "
+                        (format::fixed(f64::from(t.score), 2)) "; the masks were moved by as much."
+                    }
+                    None => { "The masks were used where they were drawn; no reference image came with them." }
+                }
+            }
+            div.side {
+                (figure(picture, "Mean image, stretched between its 1st and 99.7th percentile, gamma 0.7. Outlines follow the summed pixels."))
+                div {
+                    (legend(&[("b-plus", "P+: turns the grating to the target"), ("b-minus", "P\u{2212}: turns it away"), ("b-other", "other")]))
+                    div.space {}
+                    (tables::rois(report))
+                }
+            }
+        },
+    };
+    Section { anchor: "anatomy", title: "Where the cells are", body }
+}
+
+fn overview_section(report: &SessionReport, digest: &Digest) -> Section {
+    let o = digest.outcomes;
+    let body = if report.trials.is_empty() {
+        html! { p { "No task was run in this session, so there are no trials to show." } }
+    } else {
+        html! {
+            p.say {
+                (format::percent(o.hit, o.closed())) " of the trials that ended were hits, "
+                (format::percent(o.aversive, o.closed())) " aversive ends and " (format::percent(o.miss, o.closed())) " misses."
+            }
+            (figure(overview::overview(report, digest), &format!(
+                "Each mark is one trial, as wide as it lasted. The fractions look back over {} trials{}",
+                overview::look_back(o.closed()),
+                if report.calibration.is_some() { "; the dotted line is the chance of a hit that the baseline predicts." } else { "." }
+            )))
+            (legend(&[("b-hit", "hit, and its reward"), ("b-miss", "miss"), ("b-aversive", "aversive end"), ("b-baseline", "baseline")]))
+        }
+    };
+    Section { anchor: "overview", title: "The session at a glance", body }
+}
+
+fn phases_legend() -> Markup {
+    legend(&[
+        ("rule c-hit", "reward"),
+        ("b-rest", "grey start and ITI"),
+        ("b-hit-band", "held at the target"),
+        ("b-aversive-band", "held at the far end"),
+        ("b-baseline", "baseline"),
+    ])
+}
+
+fn closeup_section(report: &SessionReport, digest: &Digest) -> Section {
+    let body = match closeup::closeup(report, digest) {
+        None => html! { p { "Neither cells nor a cursor were recorded, so there is nothing to look at closely." } },
+        Some(picture) => html! {
+            p.say {
+                @if digest.has_close_up() {
+                    "From " (format::clock(digest.window_s.0)) " to " (format::clock(digest.window_s.1))
+                    @if report.trials.is_empty() { ", around the highest cursor." } @else { ", chosen because it holds most kinds of outcome." }
+                } @else { "The whole session is short enough to be seen in detail." }
+            }
+            (figure(picture, ""))
+            (phases_legend())
+        },
+    };
+    Section { anchor: "closeup", title: "One minute in detail", body }
+}
+
+fn traces_section(report: &SessionReport, digest: &Digest) -> Section {
+    let body = match traces::traces(report, digest) {
+        None => html! { p { "No activity of ensemble cells was recorded." } },
+        Some(picture) => html! {
+            p.say { "Every cell of the ensemble on one scale, " span.c-plus { strong { "P+" } } " above " span.c-minus { strong { "P\u{2212}" } } "." }
+            (figure(picture, if digest.has_close_up() {
+                "Line: mean of each drawn column; band: from its smallest to its largest sample, so that no transient is lost. Each cell rests on its 20th percentile."
+            } else {
+                "Each cell rests on its 20th percentile; all share one scale."
+            }))
+            (phases_legend())
+            @if report.traces.len() > traces::MOST_TRACES {
+                p { "The first " (traces::MOST_TRACES) " of " (report.traces.len()) " traces." }
+            }
+        },
+    };
+    Section { anchor: "traces", title: "Activity of the ensemble", body }
+}
+
+fn cursor_section(report: &SessionReport, digest: &Digest) -> Section {
+    let body = match cursor::cursor(report, digest) {
+        None => html! { p { "No cursor was decoded in this session." } },
+        Some(picture) => html! {
+            p.say {
+                "The cursor z is the mean \u{394}F/F of P+ minus that of P\u{2212}, smoothed, above the lowest value of the baseline."
+                @if cursor::target(report).is_some() { " A trial is a hit at the threshold and ends aversively below the range." }
+            }
+            (figure(picture, ""))
+            @if digest.has_close_up() { (legend(&[("b-range", "smallest to largest"), ("rule c-ink", "mean of the column"), ("b-baseline", "baseline")])) }
+        },
+    };
+    Section { anchor: "cursor", title: "The cursor between its limits", body }
+}
+
+fn grating_section(report: &SessionReport, digest: &Digest) -> Section {
+    let body = match grating::orientation(report, digest) {
+        None => html! { p { "No grating was shown in this session." } },
+        Some(picture) => html! {
+            p.say { "The screen shows one of seven orientations, from 90° away from the target to the target itself." }
+            (figure(grating::key(report), "Share of the frames with a grating on the screen. Orientations are drawn anticlockwise from horizontal bars."))
+            h3 { "Over the session" }
+            (figure(picture, if digest.has_close_up() { "The darker, the larger the share of that orientation at that time; empty where the screen was grey or black." } else { "" }))
+        },
+    };
+    Section { anchor: "grating", title: "What was on the screen", body }
+}
+
+fn calibration_section(report: &SessionReport) -> Section {
+    let body = match &report.calibration {
+        None => html! { p { "No calibration was made from a baseline." } },
+        Some(c) => html! {
+            @match calibration::distribution(c) {
+                Some(picture) => { (figure(picture, "x of the baseline's frames, and the normal curve of the mirrored lower half.")) }
+                None => { p { "The baseline's x was not kept; its calibration was:" } }
+            }
+            div.space {}
+            (tables::calibration(c))
+        },
+    };
+    Section { anchor: "calibration", title: "Calibration from the baseline", body }
+}
+
+fn motion_section(report: &SessionReport, digest: &Digest) -> Section {
+    let body = match motion::motion(report, digest) {
+        None => html! { p { "Frames were not registered in this session." } },
+        Some(picture) => html! {
+            p.say {
+                (format::count(digest.doubted)) " of " (format::count(report.frames.len() as u64)) " decided frames ("
+                (format::percent(digest.doubted, report.frames.len() as u64)) ") were doubted. They hold the cursor and end no trial."
+            }
+            (figure(picture, ""))
+            (legend(&[("rule c-caution", "doubted frame"), ("b-baseline", "baseline")]))
+        },
+    };
+    Section { anchor: "motion", title: "Motion of the brain", body }
+}
+
+fn latency_section(report: &SessionReport) -> Section {
+    let period_us = 1e6 / report.frame_rate_hz;
+    let body = match (latency::chart(report), latency::summary(report)) {
+        (None, None) if report.stages.is_empty() => html! { p { "Latency was not measured." } },
+        (picture, summary) => html! {
+            @if let Some(s) = summary.as_ref().filter(|_| period_us.is_finite() && period_us > 0.0) {
+                p.say {
+                    "A frame comes every " (format::latency(period_us)) ". Of this the decision took "
+                    (format::percent_of(s.p50_us / period_us)) " in the median, " (format::percent_of(s.p999_us / period_us))
+                    " at p99.9 and " (format::percent_of(s.max_us / period_us)) " at most."
+                }
+            }
+            @if let Some(picture) = picture { (figure(picture, "")) }
+            div.space {}
+            (tables::stages(report))
+        },
+    };
+    Section { anchor: "latency", title: "Latency", body }
+}
+
+fn records_section(report: &SessionReport) -> Section {
+    let listed = report.warnings.len().min(MOST_WARNINGS);
+    let body = html! {
+        h3 { "Warnings" }
+        @if report.warnings.is_empty() { p { "None." } } @else {
+            ul.warnings { @for w in &report.warnings[..listed] { li { (format::shorten(w, 600)) } } }
+            @if report.warnings.len() > listed { p { "And " (report.warnings.len() - listed) " more; the journal has all." } }
+        }
+        h3 { "Triggers" }
+        (tables::triggers(report))
+        h3 { "Trials" }
+        @if report.trials.is_empty() { p { "None." } } @else { (tables::trials(report)) }
+        h3 { "Provenance" }
+        (tables::provenance(report))
+    };
+    Section { anchor: "records", title: "Records", body }
+}

@@ -1,0 +1,179 @@
+//! ROI files: which kinds there are, and how one is told from another.
+//!
+//! In: a path and, where the file does not say it, the size of the frames. Out: a [`RoiSet`] in the order of the file.
+//!
+//! | file | told by | frame size | reference |
+//! |---|---|---|---|
+//! | suite2p `stat.npy` | `\x93NUMPY`, an array of objects | `Ly`, `Lx` of the `ops.npy` beside it, or the caller | its `meanImg` |
+//! | Neurofinder `regions.json` | a JSON list | the caller | none |
+//! | our own JSON ([`json`]) | a JSON object | `height_px`, `width_px`, or the caller | `reference` |
+//!
+//! When file and caller both say a size, they must agree. The content decides, not the name.
+
+pub mod json;
+pub mod neurofinder;
+mod npy;
+mod pickle;
+pub mod suite2p;
+
+pub use npy::NpyError;
+pub use pickle::PickleError;
+
+use crate::frame::Geometry;
+use crate::sample::rois::{RoiSet, RoiSetError};
+use std::path::{Path, PathBuf};
+
+/// Largest file that is read, in bytes. A `stat.npy` of ten thousand cells has about 80 MB.
+pub const MAX_FILE_BYTES: u64 = 512 << 20;
+
+/// Why a file of ROIs was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum RoiFileError {
+    /// The operating system could not read it.
+    #[error("{}: {error}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// Larger than any file of ROIs should be.
+    #[error("{}: {bytes} bytes, expected at most {limit}", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// None of the kinds that are known.
+    #[error(
+        "{}: begins with `{found}`, expected suite2p's stat.npy, Neurofinder's regions.json, or a JSON object with `rois`",
+        path.display()
+    )]
+    UnknownKind {
+        /// The file.
+        path: PathBuf,
+        /// Its first bytes.
+        found: String,
+    },
+    /// A `.npy` file that could not be read.
+    #[error("{}: {error}", path.display())]
+    Npy {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: NpyError,
+    },
+    /// A `.npy` file whose objects could not be read.
+    #[error("{}: {error}", path.display())]
+    Pickle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: PickleError,
+    },
+    /// A JSON file that could not be read.
+    #[error("{}: {error}", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column.
+        error: serde_json::Error,
+    },
+    /// An entry of the file that does not describe an ROI.
+    #[error("{}: entry {entry}: {what}", path.display())]
+    Entry {
+        /// The file.
+        path: PathBuf,
+        /// Position in the file, from 0.
+        entry: usize,
+        /// What was found and what was expected.
+        what: String,
+    },
+    /// A value beside the ROIs (such as `Ly`) that does not fit.
+    #[error("{}: {what}", path.display())]
+    Value {
+        /// The file.
+        path: PathBuf,
+        /// What was found and what was expected.
+        what: String,
+    },
+    /// Nobody said how large the frames are.
+    #[error("{}: the frame size is unknown; {how}", path.display())]
+    GeometryUnknown {
+        /// The file.
+        path: PathBuf,
+        /// How to say it.
+        how: &'static str,
+    },
+    /// The file was drawn on frames of another size.
+    #[error(
+        "{}: drawn on frames of {} x {} pixels, expected {} x {}",
+        path.display(), file.height_px, file.width_px, expected.height_px, expected.width_px
+    )]
+    GeometryMismatch {
+        /// The file.
+        path: PathBuf,
+        /// What the file says.
+        file: Geometry,
+        /// What the caller says.
+        expected: Geometry,
+    },
+    /// ROIs that do not fit into the frame, or a reference that does not fit to it.
+    #[error("{}: {error}", path.display())]
+    Rois {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        error: RoiSetError,
+    },
+}
+
+/// Reads a file of ROIs of any known kind. `geometry` is the size of the frames, where the caller knows it.
+pub fn read_rois(path: &Path, geometry: Option<Geometry>) -> Result<RoiSet, RoiFileError> {
+    let bytes = read_bytes(path)?;
+    if bytes.starts_with(npy::MAGIC) {
+        return suite2p::read(path, &bytes, geometry);
+    }
+    let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
+    match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        Some(b'[') => neurofinder::read(path, text, geometry),
+        Some(b'{') => json::read(path, text, geometry),
+        _ => Err(RoiFileError::UnknownKind { path: path.into(), found: text_excerpt(&bytes[..bytes.len().min(12)]) }),
+    }
+}
+
+pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, RoiFileError> {
+    let read_error = |error| RoiFileError::Read { path: path.into(), error };
+    let bytes = std::fs::metadata(path).map_err(read_error)?.len();
+    if bytes > MAX_FILE_BYTES {
+        return Err(RoiFileError::TooLarge { path: path.into(), bytes, limit: MAX_FILE_BYTES });
+    }
+    std::fs::read(path).map_err(read_error)
+}
+
+/// The one size that file and caller agree on; checked, so that whoever rasterises can rely on it.
+pub(crate) fn agreed_geometry(
+    path: &Path,
+    file: Option<Geometry>,
+    caller: Option<Geometry>,
+    how: &'static str,
+) -> Result<Geometry, RoiFileError> {
+    let geometry = match (file, caller) {
+        (Some(file), Some(expected)) if file != expected => {
+            return Err(RoiFileError::GeometryMismatch { path: path.into(), file, expected });
+        }
+        (Some(geometry), _) | (None, Some(geometry)) => geometry,
+        (None, None) => return Err(RoiFileError::GeometryUnknown { path: path.into(), how }),
+    };
+    crate::sample::rois::check_geometry(geometry).map_err(|error| RoiFileError::Rois { path: path.into(), error })?;
+    Ok(geometry)
+}
+
+/// The beginning of some bytes for a message: printable ASCII, at most 80 characters.
+pub(crate) fn text_excerpt(bytes: &[u8]) -> String {
+    let printable = |&byte: &u8| if byte.is_ascii_graphic() || byte == b' ' { char::from(byte) } else { '?' };
+    bytes.iter().take(80).map(printable).collect()
+}

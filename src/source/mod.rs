@@ -1,0 +1,314 @@
+//! Where frames come from when they do not come over the network: recordings on disk, and the synthetic animal.
+//!
+//! In: the path of a recording (TIFF, BigTIFF, raw binary, `.npy`). Out: one page after the other, as the raw
+//! little-endian bytes that the file holds (compression undone, nothing else converted), with the page's frame index,
+//! plane, channel and, where the file states it, the microscope's time in nanoseconds; or, for a `.npy`, the values of
+//! ROIs that somebody has extracted already.
+//!
+//! Readers run off the real-time thread: they may allocate and return errors. What a file claims and its pages
+//! contradict becomes a warning in [`FrameRecording::warnings`], and the pages are believed.
+//!
+//! Not here: growing files, and sources that speak to a live microscope.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::frame::{Geometry, PixelType};
+
+pub mod binary;
+pub mod npy;
+pub mod synthetic;
+pub mod tiff;
+mod tiff_chain;
+mod tiff_layout;
+
+pub use binary::BinaryRecording;
+pub use npy::RoiRecording;
+pub use synthetic::SyntheticSource;
+pub use tiff::TiffRecording;
+
+/// A page larger than this many bytes is refused: it is damage or not a movie.
+pub const MAX_PAGE_BYTES: usize = 256 << 20;
+
+/// What the caller knows about a recording that the file may not say.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct OpenOptions {
+    /// Height and width; needed for a raw binary, checked against the file otherwise.
+    pub geometry: Option<Geometry>,
+    /// How a pixel is stored; for a raw binary int16 where nothing is said (suite2p), checked otherwise.
+    pub pixel_type: Option<PixelType>,
+    /// Pixels are stored as `maximum - value` (Scanbox).
+    pub inverted: bool,
+    /// Frames (or volumes) a second; wins over what the file says.
+    pub frame_rate_hz: Option<f64>,
+    /// Planes that follow one another in the file; wins over what the file says.
+    pub planes: Option<u32>,
+    /// Channels that follow one another in the file, fastest; wins over what the file says.
+    pub channels: Option<u32>,
+}
+
+/// What is known of a recording before its first page is read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordingHeader {
+    /// Height and width of every page.
+    pub geometry: Geometry,
+    /// How a pixel is stored.
+    pub pixel_type: PixelType,
+    /// Points in time (one page of each plane and channel); `None` where the source has no end.
+    pub frame_count: Option<usize>,
+    /// Frames (with planes: volumes) a second.
+    pub frame_rate_hz: Option<f64>,
+    /// Planes, at least 1.
+    pub planes: u32,
+    /// Channels, at least 1.
+    pub channels: u32,
+    /// Pixels are stored as `maximum - value`.
+    pub inverted: bool,
+    /// One line for people: format, program that wrote it.
+    pub description: String,
+}
+
+impl RecordingHeader {
+    /// Bytes of one page.
+    pub fn page_bytes(&self) -> usize {
+        self.geometry.count() * self.pixel_type.size_bytes()
+    }
+}
+
+/// Which page of the recording a buffer now holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordedFrame {
+    /// Point in time, counted from 0 at the recording's first page. Pages of the same time share it; it skips where
+    /// the file's own frame numbers skip.
+    pub index: u64,
+    /// Plane, from 0.
+    pub plane: u32,
+    /// Channel, from 0 among those that the file holds.
+    pub channel: u32,
+    /// The microscope's time, in nanoseconds; `None` where the file states none.
+    pub device_ns: Option<u64>,
+}
+
+/// Why a recording could not be opened or read on.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordingError {
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// File.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// Neither name nor content says what this is.
+    #[error("{path}: unknown format; expected a name in .tif .tiff .btf .bin .raw .npy, or TIFF or npy content")]
+    UnknownFormat {
+        /// File.
+        path: PathBuf,
+    },
+    /// The file is not what its name says, or it is damaged from the start.
+    #[error("{path}: not a readable {format}: {detail}")]
+    Malformed {
+        /// File.
+        path: PathBuf,
+        /// Format that was expected.
+        format: &'static str,
+        /// What was wrong.
+        detail: String,
+    },
+    /// A sound file with content that is not read.
+    #[error("{path}: {found}; expected {expected}")]
+    Unsupported {
+        /// File.
+        path: PathBuf,
+        /// What the file holds.
+        found: String,
+        /// What can be read.
+        expected: &'static str,
+    },
+    /// A raw binary says nothing about itself.
+    #[error(
+        "{path}: a raw binary of {bytes} bytes does not state its geometry: give height and width in pixels \
+         (suite2p: Ly and Lx in the ops.npy beside it), and the pixel type if it is not int16"
+    )]
+    GeometryNeeded {
+        /// File.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The file contradicts what the caller asked for.
+    #[error("{path}: holds {found}, but {expected} was asked for")]
+    Contradiction {
+        /// File.
+        path: PathBuf,
+        /// What the file holds.
+        found: String,
+        /// What the options say.
+        expected: String,
+    },
+    /// A page differs from the first.
+    #[error("{path}: page {page} is {found}, expected {expected} like the first")]
+    PageMismatch {
+        /// File.
+        path: PathBuf,
+        /// Page, from 0.
+        page: usize,
+        /// What it is.
+        found: String,
+        /// What the first is.
+        expected: String,
+    },
+    /// The file ends inside a page; everything before it has been given.
+    #[error("{path}: the file is cut or damaged after {whole_pages} whole pages ({whole_frames} whole frames): {detail}")]
+    Truncated {
+        /// File.
+        path: PathBuf,
+        /// Pages that were whole.
+        whole_pages: usize,
+        /// Points in time of which every plane and channel was whole.
+        whole_frames: usize,
+        /// What the decoder said.
+        detail: String,
+    },
+}
+
+impl RecordingError {
+    pub(crate) fn io(path: &Path, source: std::io::Error) -> Self {
+        RecordingError::Io { path: path.to_path_buf(), source }
+    }
+}
+
+/// A recording that has been opened: pages, or values of ROIs.
+#[derive(Debug)]
+pub enum Recording {
+    /// Frames to be read one after the other.
+    Frames(FrameRecording),
+    /// Values of ROIs, wholly in memory.
+    RoiValues(RoiRecording),
+}
+
+/// A recording of frames, whatever its format.
+#[derive(Debug)]
+pub enum FrameRecording {
+    /// TIFF and BigTIFF.
+    Tiff(Box<TiffRecording>),
+    /// Raw binary.
+    Binary(BinaryRecording),
+}
+
+impl FrameRecording {
+    /// What is known before the first page.
+    pub fn header(&self) -> &RecordingHeader {
+        match self {
+            FrameRecording::Tiff(recording) => recording.header(),
+            FrameRecording::Binary(recording) => recording.header(),
+        }
+    }
+
+    /// What the file says and could not be used, one sentence each. May grow while pages are read.
+    pub fn warnings(&self) -> &[String] {
+        match self {
+            FrameRecording::Tiff(recording) => recording.warnings(),
+            FrameRecording::Binary(recording) => recording.warnings(),
+        }
+    }
+
+    /// Fills `buffer` with the next page's raw little-endian bytes, row-major. `Ok(None)` after the last page, and
+    /// after an error.
+    pub fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<RecordedFrame>, RecordingError> {
+        match self {
+            FrameRecording::Tiff(recording) => recording.next(buffer),
+            FrameRecording::Binary(recording) => recording.next(buffer),
+        }
+    }
+}
+
+/// Opens a recording by its name's extension, and by its first bytes where the extension says nothing.
+pub fn open_recording(path: &Path, options: &OpenOptions) -> Result<Recording, RecordingError> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    let format = match extension.as_str() {
+        "tif" | "tiff" | "btf" | "tf8" | "tf2" => Format::Tiff,
+        "bin" | "raw" => Format::Binary,
+        "npy" => Format::Npy,
+        _ => sniff(path)?,
+    };
+    match format {
+        Format::Tiff => Ok(Recording::Frames(FrameRecording::Tiff(Box::new(TiffRecording::open(path, options)?)))),
+        Format::Binary => Ok(Recording::Frames(FrameRecording::Binary(BinaryRecording::open(path, options)?))),
+        Format::Npy => Ok(Recording::RoiValues(RoiRecording::open(path)?)),
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Format {
+    Tiff,
+    Binary,
+    Npy,
+}
+
+fn sniff(path: &Path) -> Result<Format, RecordingError> {
+    let mut magic = Vec::with_capacity(8);
+    let file = File::open(path).map_err(|e| RecordingError::io(path, e))?;
+    file.take(8).read_to_end(&mut magic).map_err(|e| RecordingError::io(path, e))?;
+    let tiff: [&[u8]; 4] = [b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"];
+    if tiff.iter().any(|m| magic.starts_with(m)) {
+        Ok(Format::Tiff)
+    } else if magic.starts_with(b"\x93NUMPY") {
+        Ok(Format::Npy)
+    } else {
+        Err(RecordingError::UnknownFormat { path: path.to_path_buf() })
+    }
+}
+
+/// Refuses a file that contradicts the geometry or pixel type that the caller expects.
+fn check_expected(
+    path: &Path,
+    geometry: Geometry,
+    pixel_type: PixelType,
+    options: &OpenOptions,
+) -> Result<(), RecordingError> {
+    let geometry_differs = options.geometry.is_some_and(|g| g != geometry);
+    let type_differs = options.pixel_type.is_some_and(|p| p != pixel_type);
+    if geometry_differs || type_differs {
+        return Err(RecordingError::Contradiction {
+            path: path.to_path_buf(),
+            found: describe(geometry, pixel_type),
+            expected: describe(options.geometry.unwrap_or(geometry), options.pixel_type.unwrap_or(pixel_type)),
+        });
+    }
+    Ok(())
+}
+
+/// `512 x 512 uint16`.
+fn describe(geometry: Geometry, pixel_type: PixelType) -> String {
+    format!("{} x {} {}", geometry.height_px, geometry.width_px, pixel_type.name())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_unknown_extension_is_settled_by_the_first_bytes() {
+        let dir = tempfile::tempdir().unwrap();
+        for (bytes, expected) in [
+            (&b"II*\0\x08\0\0\0"[..], Some(Format::Tiff)),
+            (b"MM\0+", Some(Format::Tiff)),
+            (b"\x93NUMPY\x01\0", Some(Format::Npy)),
+            (b"PK\x03\x04", None),
+            (b"", None),
+        ] {
+            let path = dir.path().join("movie.xyz");
+            std::fs::write(&path, bytes).unwrap();
+            assert_eq!(sniff(&path).ok(), expected, "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_file_is_named_in_the_error() {
+        let error = open_recording(Path::new("/nowhere/movie.tif"), &OpenOptions::default()).unwrap_err();
+        assert!(error.to_string().contains("/nowhere/movie.tif"), "{error}");
+    }
+}
