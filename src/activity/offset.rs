@@ -7,7 +7,8 @@
 //! and the one division comes last.
 //!
 //! It does not know a detector without an offset from one whose dark pixels are all equal: both give that value. An
-//! image without dark pixels gives the darkest tissue; such a rig states its offset in the configuration.
+//! image without dark pixels has one broad peak, of tissue, and gives too high an offset: such a rig states its own in
+//! the configuration.
 
 /// The offset in counts; 0 for an empty histogram. Cost: one pass over the bins, some 65,536.
 pub fn estimate_detector_offset(histogram: &[u64]) -> f64 {

@@ -39,18 +39,26 @@ pub(crate) fn replace(window: &mut [f64], len: &mut usize, old: f64, new: f64) {
 
 /// Takes `old`, which is in `sorted`, out, and puts `new` in, moving only what lies between.
 fn exchange(sorted: &mut [f64], old: f64, new: f64) {
-    let from = sorted.partition_point(|&v| v < old);
+    move_between(sorted, places(sorted, old, new), new);
+}
+
+/// Where `old` stands among the ascending values, and how many of them are below `new`.
+pub(crate) fn places(sorted: &[f64], old: f64, new: f64) -> (usize, usize) {
+    (sorted.partition_point(|&v| v < old), sorted.partition_point(|&v| v < new))
+}
+
+/// Takes the value at `from` out and puts `new`, which `below` values are below, in.
+pub(crate) fn move_between(sorted: &mut [f64], (from, below): (usize, usize), new: f64) {
     if from >= sorted.len() {
         return;
     }
-    if new >= old {
-        let to = from + sorted[from..].partition_point(|&v| v < new);
-        sorted.copy_within(from + 1..to.max(from + 1), from);
-        sorted[to.max(from + 1) - 1] = new;
+    if below > from {
+        // The value that leaves is among those below.
+        sorted.copy_within(from + 1..below, from);
+        sorted[below - 1] = new;
     } else {
-        let to = sorted[..from].partition_point(|&v| v < new);
-        sorted.copy_within(to..from, to + 1);
-        sorted[to] = new;
+        sorted.copy_within(below..from, below + 1);
+        sorted[below] = new;
     }
 }
 

@@ -1,1 +1,116 @@
-//! stub
+//! The command line: one file a command.
+//!
+//! Every command takes `--json` and then prints one object on standard output; what is meant for people goes to standard
+//! error. Every command that reads a configuration takes `--config` and `--set key=value`.
+
+mod calibrate;
+mod client;
+mod config;
+mod demo;
+mod export;
+mod in_process;
+mod play;
+mod replay;
+mod serve;
+mod summary;
+mod valve;
+mod verify;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+/// Real-time control of two-photon imaging brain-computer interfaces.
+#[derive(Debug, Parser)]
+#[command(name = "apical", version, propagate_version = true)]
+pub struct Cli {
+    /// Print one JSON object on standard output; logs and progress go to standard error.
+    #[arg(long, global = true)]
+    json: bool,
+    /// What is logged to standard error: error, warn, info, debug, trace, or a filter such as apical=debug.
+    #[arg(long, global = true, default_value = "warn", value_name = "FILTER")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a whole closed-loop session, live, with a synthetic animal or a recording.
+    Demo(demo::DemoArgs),
+    /// Serve gRPC on loopback for rig control software.
+    Serve(serve::ServeArgs),
+    /// Play a recording into a service, exactly as an adapter would.
+    Replay(replay::ReplayArgs),
+    /// Calibrate threshold and range from a session's baseline or from traces.
+    Calibrate(calibrate::CalibrateArgs),
+    /// Recompute a session from its recorded inputs and compare every decision, bit for bit.
+    Verify(verify::VerifyArgs),
+    /// Write a session as tables.
+    Export(export::ExportArgs),
+    /// Check a configuration and print it with every default.
+    Config(config::ConfigArgs),
+    /// Run the valve simulator on a pseudo-terminal, for tests without a board.
+    Valve(valve::ValveArgs),
+}
+
+/// Where a configuration comes from.
+#[derive(Debug, Clone, Default, Args)]
+pub(crate) struct ConfigSource {
+    /// The rig's configuration; without it every key has its default.
+    #[arg(long, value_name = "RIG.TOML")]
+    config: Option<PathBuf>,
+    /// Override a key: task.trial_frames=150, 'ensembles.plus=[0,2,4]'. May be given again.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
+}
+
+/// How a command went, where it did not fail.
+pub(crate) enum Outcome {
+    /// As asked.
+    Good,
+    /// It ran, and what it found is not good: exit status 1.
+    Bad,
+}
+
+/// Runs the command that the arguments name.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log);
+    let Ok(filter) = filter else {
+        eprintln!("--log {}: expected error, warn, info, debug, trace, or a filter such as apical=debug", cli.log);
+        return ExitCode::from(2);
+    };
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let json = cli.json;
+    let done = match cli.command {
+        Command::Demo(args) => demo::run(&args, json),
+        Command::Serve(args) => serve::run(&args, json),
+        Command::Replay(args) => replay::run(&args, json),
+        Command::Calibrate(args) => calibrate::run(&args, json),
+        Command::Verify(args) => verify::run(&args, json),
+        Command::Export(args) => export::run(&args, json),
+        Command::Config(args) => config::run(&args, json),
+        Command::Valve(args) => valve::run(&args, json),
+    };
+    match done {
+        Ok(Outcome::Good) => ExitCode::SUCCESS,
+        Ok(Outcome::Bad) => ExitCode::from(1),
+        Err(error) => {
+            eprintln!("apical: {error:#}");
+            ExitCode::from(1)
+        }
+    }
+}
+
+/// Prints one JSON object on standard output.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}
+
+/// tokio, with as many threads as the service needs beside the real-time one.
+pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("apical-tokio").build()
+}

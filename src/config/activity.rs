@@ -37,7 +37,7 @@ impl Default for ActivityConfig {
             f0_mode: F0Mode::RunningPercentile,
             f0_percentile: 10.0,
             f0_window_trials: 4.0,
-            f0_floor: 1.0,
+            f0_floor: 0.0,
             detector_offset_counts: None,
             z_score: true,
         }
@@ -65,7 +65,12 @@ impl ActivityConfig {
         let floor = self.f0_floor;
         expect("f0_floor", floor, floor.is_finite() && floor >= 0.0, "0 counts or more");
         if let Some(offset) = self.detector_offset_counts {
-            expect("detector_offset_counts", offset, (-65_536.0..=65_535.0).contains(&offset), "-65536 to 65535 counts");
+            expect(
+                "detector_offset_counts",
+                offset,
+                (-65_536.0..=65_535.0).contains(&offset),
+                "-65536 to 65535 counts",
+            );
         }
     }
 }

@@ -54,8 +54,8 @@ impl LimitsConfig {
         }
     }
 
-    /// The bounds in whole microseconds. Bounds that are missing are those of [`Self::for_simulation`]; times are rounded
-    /// down for what is allowed and up for the interval, so that rounding never gives more.
+    /// The bounds in whole microseconds. Bounds that are missing are those of [`Self::for_simulation`]; times are
+    /// rounded down for what is allowed and up for the interval, so that rounding never gives more.
     pub fn resolved(&self) -> ResolvedLimits {
         let fallback = Self::for_simulation();
         // Casts saturate; NaN becomes 0, which allows nothing.

@@ -153,7 +153,7 @@ impl Default for AnatomyConfig {
             cells: 40,
             cell_radius_px: 5.5,
             margin_px: 8.0,
-            soma_contrast: 2.0,
+            soma_contrast: 2.5,
             neuropil_share: 0.7,
             glow_sd: 0.05,
             glow_tau_s: 5.0,
@@ -198,14 +198,14 @@ impl Default for AnimalConfig {
         Self {
             p_plus: vec![0, 2, 4, 6, 8],
             p_minus: vec![1, 3, 5, 7, 9],
-            burst_rate_hz: 0.25,
-            shared_rate_hz: 0.3,
-            shared_participation: 0.5,
+            burst_rate_hz: 0.05,
+            shared_rate_hz: 0.8,
+            shared_participation: 0.6,
             burst_duration_s: 0.2,
-            burst_spikes_hz: 30.0,
+            burst_spikes_hz: 40.0,
             quiet_spikes_hz: 0.05,
-            learning_rate: 0.1,
-            floor: 0.15,
+            learning_rate: 0.08,
+            floor: 0.1,
         }
     }
 }
@@ -253,7 +253,8 @@ impl SyntheticConfig {
         check.range("calcium.rise_tau_s", c.rise_tau_s, 0.001, 1.0);
         check.range("calcium.decay_tau_s", c.decay_tau_s, 0.01, 10.0);
         if c.rise_tau_s >= c.decay_tau_s {
-            check.say("calcium.rise_tau_s", format!("{}, expected below decay_tau_s ({})", c.rise_tau_s, c.decay_tau_s));
+            check
+                .say("calcium.rise_tau_s", format!("{}, expected below decay_tau_s ({})", c.rise_tau_s, c.decay_tau_s));
         }
         self.animal.validate(a.cells, &mut check);
     }

@@ -46,15 +46,15 @@ impl Feedback {
 
     /// The step that is shown, 0 to `step_count - 1`.
     pub fn step(&self, cursor: f64) -> usize {
-        let last = self.step_count - 1;
+        let last = self.step_count.saturating_sub(1);
         (0..=last).rev().find(|&step| cursor >= self.edge(step)).unwrap_or(0) as usize
     }
 
     /// The cursor at which `step` begins.
     fn edge(&self, step: u32) -> f64 {
         // Of n steps the edges 1 to n - 1 run from 0 to the range, n - 2 spacings; edge 0 stands one below.
-        let spacings = f64::from(self.step_count - 2);
-        if step == self.step_count - 1 {
+        let spacings = f64::from(self.step_count.max(3) - 2);
+        if step == self.step_count.saturating_sub(1) {
             self.range
         } else {
             self.range * (f64::from(step) - 1.0) / spacings

@@ -155,7 +155,7 @@ impl Decoder {
         let frames = state.history.len() as u64;
         // The ring is at least one long, and the remainder below its length.
         state.history[(state.count % frames) as usize] = x;
-        state.count += 1;
+        state.count = state.count.wrapping_add(1);
         let smooth = if state.count < frames { x } else { ring_mean(&state.history, state.count) };
         let cursor = smooth - state.range_low;
         state.held = Decoded { valid: true, x, cursor };

@@ -109,7 +109,7 @@ pub struct Driver<C: Clock> {
     limits: Option<Limits>,
     limit_time: LimitTime,
     recording_ns: u64,
-    trigger: Box<dyn Trigger>,
+    trigger: Box<dyn Trigger + Send>,
     waiting: AckWatch,
     heartbeat: u32,
 }
@@ -121,7 +121,7 @@ impl<C: Clock> Driver<C> {
         clock: C,
         limits: Option<Limits>,
         limit_time: LimitTime,
-        trigger: Box<dyn Trigger>,
+        trigger: Box<dyn Trigger + Send>,
         ack_timeout_ms: u32,
     ) -> Self {
         Self {

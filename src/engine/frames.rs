@@ -37,7 +37,9 @@ impl Engine {
         };
         path.sampler.step(&view, dy, dx, &mut path.samples);
         self.decision.f.extend_from_slice(&path.samples.f);
-        self.decision.f_neuropil.extend_from_slice(&path.samples.f_neuropil);
+        if path.has_neuropil {
+            self.decision.f_neuropil.extend_from_slice(&path.samples.f_neuropil);
+        }
         self.state.offset = offset;
         probe.mark(Stage::Sample);
         self.decision.has_pixels = true;

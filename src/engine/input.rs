@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::frame::{FrameMeta, FrameRefusal, FrameSlot};
+use crate::frame::{FrameMeta, FrameSlot};
 use crate::trigger::{LimitVerdict, TriggerId};
 
 /// Cells that one population may have.
@@ -29,7 +29,7 @@ pub enum Input<'a> {
     Refused {
         /// What the frame says of itself.
         meta: FrameMeta,
-        /// Why; see [`FrameRefusal::code`].
+        /// Why; see [`crate::frame::FrameRefusal::code`].
         code: u32,
     },
     /// Frames that were skipped because newer ones were there already.
@@ -230,9 +230,4 @@ impl RoiIds {
     pub fn iter(&self) -> impl Iterator<Item = u32> + '_ {
         self.ids.as_flattened().iter().take(usize::from(self.count)).map(|&id| u32::from(id))
     }
-}
-
-/// The refusal of a frame as an input.
-pub fn refused(meta: FrameMeta, refusal: &FrameRefusal) -> Input<'static> {
-    Input::Refused { meta, code: refusal.code() }
 }

@@ -186,6 +186,7 @@ struct PixelPath {
     sampler: Sampler,
     samples: SampleBuffer,
     has_reference: bool,
+    has_neuropil: bool,
     /// Empty where the offset is configured.
     histogram: Vec<u64>,
 }
@@ -198,7 +199,6 @@ pub struct Engine {
     channel: u32,
     baseline_target: u32,
     has_task: bool,
-    smallest_baseline: u32,
     reward_width_us: Option<u32>,
     sync: bool,
     estimate_offset: bool,
@@ -248,7 +248,6 @@ impl Engine {
             channel: config.stream.channel,
             baseline_target: config.baseline.frames,
             has_task: config.task.is_some(),
-            smallest_baseline: config.calibration.segments,
             reward_width_us: (config.outputs.reward.device != RewardDevice::None)
                 .then(|| config.outputs.reward.width_us()),
             sync: config.outputs.sync.enabled,
@@ -308,6 +307,11 @@ impl Engine {
     /// Baselines that are complete.
     pub fn baselines_done(&self) -> u64 {
         self.state.baselines_done
+    }
+
+    /// The current frame.
+    pub fn frame_index(&self) -> u64 {
+        self.state.frame_index
     }
 
     /// ROIs of the session.
@@ -390,7 +394,9 @@ impl Engine {
 
 impl PixelPath {
     fn new(config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<Self, EngineError> {
-        if !rois.rois.is_empty() && rois.geometry != geometry {
+        let nothing = RoiSet { geometry, ..RoiSet::default() };
+        let rois = if rois.rois.is_empty() { &nothing } else { rois };
+        if rois.geometry != geometry {
             let (source_name, got) = (rois.source.clone(), rois.geometry);
             return Err(EngineError::Geometry { source_name, got, expected: geometry });
         }
@@ -406,7 +412,8 @@ impl PixelPath {
         let samples = SampleBuffer::new(sampler.roi_count());
         let estimate = config.activity.detector_offset_counts.is_none();
         let histogram = if estimate { vec![0; HISTOGRAM_BINS] } else { Vec::new() };
-        Ok(Self { rigid, sampler, samples, has_reference, histogram })
+        let has_neuropil = config.sample.neuropil_is_on();
+        Ok(Self { rigid, sampler, samples, has_reference, has_neuropil, histogram })
     }
 
     /// Whether there are no ROIs.

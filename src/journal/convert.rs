@@ -355,6 +355,20 @@ const fn trial_state(state: TaskState) -> v1::TrialState {
     }
 }
 
+/// The state of the trial as tables and messages write it.
+pub const fn state_name(state: v1::TrialState) -> &'static str {
+    match state {
+        v1::TrialState::Unspecified | v1::TrialState::Idle => "idle",
+        v1::TrialState::Baseline => "baseline",
+        v1::TrialState::Start => "start",
+        v1::TrialState::Control => "control",
+        v1::TrialState::Hit => "hit",
+        v1::TrialState::Aversive => "aversive",
+        v1::TrialState::Iti => "iti",
+        v1::TrialState::Paused => "paused",
+    }
+}
+
 const _: () = assert!(FrameVerdict::NotUsed as i32 == v1::FrameVerdict::NotUsed as i32);
 const _: () = assert!(EventKind::Warning as i32 == v1::EventKind::Warning as i32);
 

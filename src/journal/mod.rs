@@ -15,7 +15,7 @@ mod summary;
 mod verify;
 mod writer;
 
-pub use convert::{Published, calibration_of, calibration_record, fit_verdict, input_of, roi_set_of, roi_set_record};
+pub use convert::{Published, calibration_of, calibration_record, fit_verdict, input_of, roi_set_of, roi_set_record, state_name};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
 pub use reader::{JournalError, JournalRecord, SessionFiles, read_journal};
 pub use summary::{Percentiles, Summary};
@@ -24,6 +24,11 @@ pub use writer::{JournalItem, JournalWriter, WriterStatus};
 
 /// Version of the journal's layout that this software writes.
 pub const FORMAT: u32 = 1;
+
+/// The adapter's name that says that frames come from the synthetic animal.
+pub const SYNTHETIC_ADAPTER: &str = concat!("apical synthetic microscope ", env!("CARGO_PKG_VERSION"));
+/// What its learning is.
+pub const STAND_IN: &str = "a stand-in until there is a learner";
 
 /// The session's configuration as it ran.
 pub const CONFIG_FILE: &str = "rig.toml";

@@ -112,6 +112,15 @@ impl JournalWriter {
         }
     }
 
+    /// Queues an item, waiting for the disk where it must: for a replay, where nobody waits for the decision.
+    pub fn push_waiting(&self, item: JournalItem) {
+        if let Some(items) = &self.items
+            && items.send(item).is_err()
+        {
+            self.status.lost.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
     /// How the writer fares.
     pub fn status(&self) -> Arc<WriterStatus> {
         Arc::clone(&self.status)

@@ -9,7 +9,7 @@ use crate::config::synthetic::AnatomyConfig;
 use crate::frame::Geometry;
 
 /// Spacing of the lattices in pixels, and how much light each may add or take, relative.
-const LATTICES: [(usize, f64); 4] = [(3, 0.30), (7, 0.25), (19, 0.20), (53, 0.20)];
+const LATTICES: [(usize, f64); 4] = [(3, 0.14), (7, 0.15), (19, 0.14), (53, 0.16)];
 /// Share of the background's light that a soma displaces.
 const DISPLACED: f32 = 0.7;
 const ATTEMPTS: usize = 20_000;
@@ -34,12 +34,7 @@ pub(super) struct Anatomy {
 
 impl Anatomy {
     /// `Err` holds how many cells found room.
-    pub fn new(
-        config: &AnatomyConfig,
-        frame: Geometry,
-        margin_px: usize,
-        draws: &mut Draws,
-    ) -> Result<Self, usize> {
+    pub fn new(config: &AnatomyConfig, frame: Geometry, margin_px: usize, draws: &mut Draws) -> Result<Self, usize> {
         let wide = Geometry::new(frame.height_px + 2 * margin_px, frame.width_px + 2 * margin_px);
         let mut light = vec![1.0f32; wide.count()];
         for (spacing, depth) in LATTICES {

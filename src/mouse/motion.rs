@@ -46,3 +46,24 @@ impl Motion {
         shift
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::seeded::Purpose;
+    use super::*;
+
+    #[test]
+    fn drift_has_the_stated_deviation_and_no_shift_passes_the_limit() {
+        let mut draws = Draws::new(6, Purpose::Motion);
+        let quiet = MotionConfig { jump_rate_hz: 0.0, drift_tau_s: 0.2, ..MotionConfig::default() };
+        let mut motion = Motion::new(&quiet, 1.0 / 30.0, &mut draws);
+        let squares: f64 =
+            (0..20_000).map(|_| f64::from(motion.step(&mut draws)[0]) / f64::from(PARTS)).map(|y| y * y).sum();
+        let sd = (squares / 20_000.0).sqrt();
+        assert!((sd / quiet.drift_sd_px - 1.0).abs() < 0.05, "{sd}");
+        let wild = MotionConfig { jump_rate_hz: 5.0, jump_sd_px: 20.0, limit_px: 3.0, ..MotionConfig::default() };
+        let mut motion = Motion::new(&wild, 1.0 / 30.0, &mut draws);
+        let largest = (0..2_000).flat_map(|_| motion.step(&mut draws)).map(i32::abs).max();
+        assert_eq!(largest, Some(3 * PARTS));
+    }
+}

@@ -208,7 +208,11 @@ mod tests {
                 }
                 let units = (level as u32) << DITHER_BITS;
                 if units <= u32::from(photons.largest) {
-                    assert_eq!(photons.count(units as u16, u64::from(number) << 16) as usize, expected, "{level} {number}");
+                    assert_eq!(
+                        photons.count(units as u16, u64::from(number) << 16) as usize,
+                        expected,
+                        "{level} {number}"
+                    );
                 }
             }
         }

@@ -17,9 +17,11 @@ mod filter;
 mod kernel;
 mod rigid;
 mod state;
+mod resample;
 mod template;
 mod wide;
 
+pub use resample::resample;
 pub use rigid::Rigid;
 
 use serde::{Deserialize, Serialize};

@@ -8,7 +8,7 @@ pub(super) fn count(n: u64) -> String {
     let digits = n.to_string();
     let mut out = String::with_capacity(digits.len() + digits.len() / 3);
     for (i, c) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i) % 3 == 0 {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
             out.push(',');
         }
         out.push(c);
@@ -67,8 +67,10 @@ pub(super) fn significant(v: f64, digits: i32) -> String {
     if v == 0.0 {
         return "0".to_owned();
     }
-    let magnitude = v.abs().log10().floor() as i32;
-    if magnitude > 15 || magnitude < -9 {
+    // The exponent after rounding, or 999.6 would keep a digit too many.
+    let rounded = format!("{:.*e}", (digits - 1).max(0) as usize, v);
+    let magnitude: i32 = rounded.split_once('e').and_then(|(_, e)| e.parse().ok()).unwrap_or(0);
+    if !(-9..=15).contains(&magnitude) {
         return format!("{v:.1e}");
     }
     fixed(v, (digits - 1 - magnitude).clamp(0, 12) as usize)

@@ -100,8 +100,7 @@ pub(super) fn loops(pixels: &[[u32; 2]]) -> Vec<Vec<Corner>> {
 fn walk(edges: &mut BTreeMap<Corner, Vec<Corner>>, start: Corner) -> Vec<Corner> {
     let mut corners: Vec<Corner> = Vec::new();
     let (mut at, mut heading) = (start, (0, 0));
-    loop {
-        let Some(ends) = edges.get_mut(&at) else { break };
+    while let Some(ends) = edges.get_mut(&at) {
         // Where two pixels touch by a corner only, turn right: each keeps its own loop.
         let right = (-heading.1, heading.0);
         let pick = ends.iter().position(|e| (e.0 - at.0, e.1 - at.1) == right).unwrap_or(0);

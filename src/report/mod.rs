@@ -25,7 +25,7 @@ mod tables;
 mod tests;
 
 pub use data::{
-    Calibration, FrameCounts, FrameRow, LatencyHistogram, Outcome, Phase, Provenance, RewardFate, Role, Roi, RoiShape,
+    Calibration, FrameCounts, FrameRow, LatencyHistogram, Outcome, Phase, Provenance, RewardFate, Roi, RoiShape, Role,
     SessionReport, StageLatency, TemplateFit, Trace, TrialRow, TriggerFate, TriggerRow, Triggers,
 };
 

@@ -5,13 +5,27 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::charts::{anatomy, calibration, closeup, cursor, grating, latency, motion, overview, traces};
-use super::data::{Role, SessionReport};
+use super::data::{Phase, Role, SessionReport};
 use super::digest::Digest;
 use super::{format, tables};
 
 const STYLE: &str = include_str!("style.css");
 /// More warnings than this are counted, not listed.
 const MOST_WARNINGS: usize = 200;
+
+/// Longer captions and notes.
+const ANATOMY_CAPTION: &str = "Mean image, stretched between its 1st and 99.7th percentile, gamma 0.7. Outlines follow \
+    the edges of the summed pixels.";
+const CHANCE_NOTE: &str = "; the dotted line is the share of baseline segments that reached the threshold.";
+const DENSE_TRACES_CAPTION: &str = "Line: mean of each drawn column; band: from its smallest to its largest sample, so \
+    that no transient is lost. Each cell rests on its 20th percentile; peaks above 1.75 rows are cut.";
+const DENSE_CURSOR_CAPTION: &str = "One sample in 5,000 on either side may lie beyond \
+    the scale.";
+const GRATING_CAPTION: &str = "Share of the frames with a grating on the screen. Orientations are drawn anticlockwise \
+    from horizontal bars.";
+const MAP_CAPTION: &str = "The stronger the tone, the larger the share of that orientation; empty where the screen \
+    was grey or black.";
+const CALIBRATION_CAPTION: &str = "x of the baseline's frames, and the normal curve of the mirrored lower half.";
 
 /// Anchor, heading, and the section's content.
 struct Section {
@@ -52,8 +66,8 @@ pub(super) fn document(report: &SessionReport) -> Markup {
                     section id=(s.anchor) { h2 { (s.title) } (s.body) }
                 } }
                 footer {
-                    "Made by apical " (report.provenance.version)
-                    ". This file holds everything that it shows; it loads nothing and runs no script. Rest the pointer on a trial, a bar or an outline to read its values."
+                    (tables::software(report)) " made this file. It holds everything that it shows, loads nothing and "
+                    "runs no script. Rest the pointer on a trial, a bar or an outline to read its values."
                 }
             }
         }
@@ -89,6 +103,9 @@ fn head(report: &SessionReport, digest: &Digest, title: &str, sections: &[Sectio
 fn sentence(report: &SessionReport, digest: &Digest) -> String {
     let n = |role| report.rois.iter().filter(|r| r.role == role).count();
     let (plus, minus) = (n(Role::Plus), n(Role::Minus));
+    if report.frames.is_empty() && report.trials.is_empty() && report.mean_image.is_none() {
+        return "Nothing was recorded: no frame was decided and no trials were run.".to_owned();
+    }
     let mut text = format::duration(report.duration_s);
     if report.frame_rate_hz.is_finite() && report.frame_rate_hz > 0.0 {
         text += &format!(" at {}\u{202f}Hz", format::trimmed(report.frame_rate_hz, 4));
@@ -110,7 +127,7 @@ fn sentence(report: &SessionReport, digest: &Digest) -> String {
         );
         text += &match &report.calibration {
             Some(c) if c.chance_fraction.is_finite() => {
-                format!(", where {} would by chance.", format::percent_of(c.chance_fraction))
+                format!("; {} of baseline segments reached the threshold.", format::percent_of(c.chance_fraction))
             }
             _ => ".".to_owned(),
         };
@@ -120,8 +137,20 @@ fn sentence(report: &SessionReport, digest: &Digest) -> String {
 
 fn key_figures(report: &SessionReport, digest: &Digest) -> Markup {
     let o = digest.outcomes;
-    let of = |n: u64| format!("{} of {}", format::count(n), format::count(o.closed()));
-    let trials_note = if o.open > 0 { format!("{} open at the end", o.open) } else { "all ended".to_owned() };
+    let of = |n: u64| {
+        if o.closed() == 0 {
+            "none ended".to_owned()
+        } else {
+            format!("{} of {}", format::count(n), format::count(o.closed()))
+        }
+    };
+    let missed =
+        if o.closed() == 0 { String::new() } else { format!("; {} missed", format::percent(o.miss, o.closed())) };
+    let trials_note = match (report.trials.len(), o.open) {
+        (0, _) => "no task".to_owned(),
+        (_, 0) => "all ended".to_owned(),
+        (_, open) => format!("{} open at the end", format::count(open)),
+    };
     let t = &report.triggers;
     let f = &report.frame_counts;
     let (median, tail) = match latency::summary(report) {
@@ -146,13 +175,15 @@ fn key_figures(report: &SessionReport, digest: &Digest) -> Markup {
     let fraction = |k: u64| format::percent(k, o.closed());
     let minutes = (report.duration_s / 60.0).max(1e-9);
     let rate = format::fixed(t.rewards_sent as f64 / minutes, 1);
+    let rewards_note = format!("{} acknowledged; {rate} a minute", format::count(t.rewards_acknowledged));
+    let frames_note = format!("of {}; {lost}", format::count(f.received));
     html! {
         dl.figures {
-            (figure(None, "Trials", &n(report.trials.len()), if report.trials.is_empty() { "no task" } else { &trials_note }))
+            (figure(None, "Trials", &n(report.trials.len()), &trials_note))
             (figure(Some("b-hit"), "Hits", &fraction(o.hit), &of(o.hit)))
-            (figure(Some("b-aversive"), "Aversive ends", &fraction(o.aversive), &format!("{}; {} missed", of(o.aversive), fraction(o.miss))))
-            (figure(None, "Rewards sent", &format::count(t.rewards_sent), &format!("{} acknowledged; {rate} a minute", format::count(t.rewards_acknowledged))))
-            (figure(None, "Frames decided", &format::count(f.decided), &format!("of {}; {lost}", format::count(f.received))))
+            (figure(Some("b-aversive"), "Aversive ends", &fraction(o.aversive), &format!("{}{missed}", of(o.aversive))))
+            (figure(None, "Rewards sent", &format::count(t.rewards_sent), &rewards_note))
+            (figure(None, "Frames decided", &format::count(f.decided), &frames_note))
             (figure(None, "Latency", &median, &tail))
         }
     }
@@ -175,16 +206,21 @@ fn anatomy_section(report: &SessionReport) -> Section {
                 @match &report.template {
                     Some(t) => {
                         "The session's template lies " (format::signed(f64::from(t.dy_px), 2)) " rows and "
-                        (format::signed(f64::from(t.dx_px), 2)) " columns from the reference of the ROIs, with a score of "
+                        (format::signed(f64::from(t.dx_px), 2)) " columns from the reference of the ROIs, "
+                        "with a score of "
                         (format::fixed(f64::from(t.score), 2)) "; the masks were moved by as much."
                     }
                     None => { "The masks were used where they were drawn; no reference image came with them." }
                 }
             }
             div.side {
-                (figure(picture, "Mean image, stretched between its 1st and 99.7th percentile, gamma 0.7. Outlines follow the summed pixels."))
+                (figure(picture, ANATOMY_CAPTION))
                 div {
-                    (legend(&[("b-plus", "P+: turns the grating to the target"), ("b-minus", "P\u{2212}: turns it away"), ("b-other", "other")]))
+                    (legend(&[
+                        ("b-plus", "P+: turns the grating to the target"),
+                        ("b-minus", "P\u{2212}: turns it away"),
+                        ("b-other", "other"),
+                    ]))
                     div.space {}
                     (tables::rois(report))
                 }
@@ -202,27 +238,39 @@ fn overview_section(report: &SessionReport, digest: &Digest) -> Section {
         html! {
             p.say {
                 (format::percent(o.hit, o.closed())) " of the trials that ended were hits, "
-                (format::percent(o.aversive, o.closed())) " aversive ends and " (format::percent(o.miss, o.closed())) " misses."
+                (format::percent(o.aversive, o.closed())) " aversive ends and "
+                (format::percent(o.miss, o.closed())) " misses."
             }
             (figure(overview::overview(report, digest), &format!(
-                "Each mark is one trial, as wide as it lasted. The fractions look back over {} trials{}",
+                "Each mark is one trial, as wide as it lasted. The fractions look back over up to {} trials{}",
                 overview::look_back(o.closed()),
-                if report.calibration.is_some() { "; the dotted line is the chance of a hit that the baseline predicts." } else { "." }
+                if report.calibration.is_some() { CHANCE_NOTE } else { "." }
             )))
-            (legend(&[("b-hit", "hit, and its reward"), ("b-miss", "miss"), ("b-aversive", "aversive end"), ("b-baseline", "baseline")]))
+            (legend(&[
+                ("b-hit", "hit, and its reward"),
+                ("b-miss", "miss"),
+                ("b-aversive", "aversive end"),
+                ("b-baseline", "baseline"),
+            ]))
         }
     };
     Section { anchor: "overview", title: "The session at a glance", body }
 }
 
-fn phases_legend() -> Markup {
-    legend(&[
-        ("rule c-hit", "reward"),
-        ("b-rest", "grey start and ITI"),
-        ("b-hit-band", "held at the target"),
-        ("b-aversive-band", "held at the far end"),
-        ("b-baseline", "baseline"),
-    ])
+/// Only what this session has is explained.
+fn phases_legend(digest: &Digest, with_doubts: bool) -> Markup {
+    let has = |phases: &[Phase]| digest.runs.iter().any(|r| phases.contains(&r.phase));
+    let entries = [
+        (!digest.rewards_s.is_empty(), ("rule c-hit", "reward")),
+        (has(&[Phase::Start, Phase::Iti]), ("b-rest", "grey start and ITI")),
+        (has(&[Phase::HitHold]), ("b-hit-band", "held at the target")),
+        (has(&[Phase::AversiveHold]), ("b-aversive-band", "held at the far end")),
+        (has(&[Phase::Paused]), ("b-paused", "paused")),
+        (has(&[Phase::Baseline]), ("b-baseline", "baseline")),
+        (with_doubts && digest.doubted > 0, ("rule c-caution", "doubted frame, at the foot of the cursor")),
+    ];
+    let present: Vec<_> = entries.into_iter().filter(|e| e.0).map(|e| e.1).collect();
+    html! { @if !present.is_empty() { (legend(&present)) } }
 }
 
 fn closeup_section(report: &SessionReport, digest: &Digest) -> Section {
@@ -232,11 +280,12 @@ fn closeup_section(report: &SessionReport, digest: &Digest) -> Section {
             p.say {
                 @if digest.has_close_up() {
                     "From " (format::clock(digest.window_s.0)) " to " (format::clock(digest.window_s.1))
-                    @if report.trials.is_empty() { ", around the highest cursor." } @else { ", chosen because it holds most kinds of outcome." }
+                    @if report.trials.is_empty() { ", around the highest cursor." }
+                    @else { ", chosen because it holds most kinds of outcome." }
                 } @else { "The whole session is short enough to be seen in detail." }
             }
             (figure(picture, ""))
-            (phases_legend())
+            (phases_legend(digest, true))
         },
     };
     Section { anchor: "closeup", title: "One minute in detail", body }
@@ -246,13 +295,16 @@ fn traces_section(report: &SessionReport, digest: &Digest) -> Section {
     let body = match traces::traces(report, digest) {
         None => html! { p { "No activity of ensemble cells was recorded." } },
         Some(picture) => html! {
-            p.say { "Every cell of the ensemble on one scale, " span.c-plus { strong { "P+" } } " above " span.c-minus { strong { "P\u{2212}" } } "." }
+            p.say {
+                "Every cell of the ensemble on one scale, " strong.c-plus { "P+" } " above "
+                strong.c-minus { "P\u{2212}" } "."
+            }
             (figure(picture, if digest.has_close_up() {
-                "Line: mean of each drawn column; band: from its smallest to its largest sample, so that no transient is lost. Each cell rests on its 20th percentile."
+                DENSE_TRACES_CAPTION
             } else {
-                "Each cell rests on its 20th percentile; all share one scale."
+                "Each cell rests on its 20th percentile; peaks above 1.75 rows are cut."
             }))
-            (phases_legend())
+            (phases_legend(digest, false))
             @if report.traces.len() > traces::MOST_TRACES {
                 p { "The first " (traces::MOST_TRACES) " of " (report.traces.len()) " traces." }
             }
@@ -266,11 +318,16 @@ fn cursor_section(report: &SessionReport, digest: &Digest) -> Section {
         None => html! { p { "No cursor was decoded in this session." } },
         Some(picture) => html! {
             p.say {
-                "The cursor z is the mean \u{394}F/F of P+ minus that of P\u{2212}, smoothed, above the lowest value of the baseline."
-                @if cursor::target(report).is_some() { " A trial is a hit at the threshold and ends aversively below the range." }
+                "The cursor z is the mean \u{394}F/F of P+ minus that of P\u{2212}, smoothed, above the "
+                "lowest value of the baseline."
+                @if cursor::target(report).is_some() {
+                    " A trial is a hit at the threshold and ends aversively below the range."
+                }
             }
-            (figure(picture, ""))
-            @if digest.has_close_up() { (legend(&[("b-range", "smallest to largest"), ("rule c-ink", "mean of the column"), ("b-baseline", "baseline")])) }
+            (figure(picture, if digest.has_close_up() { DENSE_CURSOR_CAPTION } else { "" }))
+            @if digest.has_close_up() {
+                (legend(&[("b-range", "smallest to largest"), ("rule c-ink", "mean of the column")]))
+            }
         },
     };
     Section { anchor: "cursor", title: "The cursor between its limits", body }
@@ -281,9 +338,9 @@ fn grating_section(report: &SessionReport, digest: &Digest) -> Section {
         None => html! { p { "No grating was shown in this session." } },
         Some(picture) => html! {
             p.say { "The screen shows one of seven orientations, from 90° away from the target to the target itself." }
-            (figure(grating::key(report), "Share of the frames with a grating on the screen. Orientations are drawn anticlockwise from horizontal bars."))
+            (figure(grating::key(report), GRATING_CAPTION))
             h3 { "Over the session" }
-            (figure(picture, if digest.has_close_up() { "The darker, the larger the share of that orientation at that time; empty where the screen was grey or black." } else { "" }))
+            (figure(picture, if digest.has_close_up() { MAP_CAPTION } else { "" }))
         },
     };
     Section { anchor: "grating", title: "What was on the screen", body }
@@ -294,7 +351,7 @@ fn calibration_section(report: &SessionReport) -> Section {
         None => html! { p { "No calibration was made from a baseline." } },
         Some(c) => html! {
             @match calibration::distribution(c) {
-                Some(picture) => { (figure(picture, "x of the baseline's frames, and the normal curve of the mirrored lower half.")) }
+                Some(picture) => { (figure(picture, CALIBRATION_CAPTION)) }
                 None => { p { "The baseline's x was not kept; its calibration was:" } }
             }
             div.space {}
@@ -310,10 +367,11 @@ fn motion_section(report: &SessionReport, digest: &Digest) -> Section {
         Some(picture) => html! {
             p.say {
                 (format::count(digest.doubted)) " of " (format::count(report.frames.len() as u64)) " decided frames ("
-                (format::percent(digest.doubted, report.frames.len() as u64)) ") were doubted. They hold the cursor and end no trial."
+                (format::percent(digest.doubted, report.frames.len() as u64)) ") were doubted. "
+                "They hold the cursor and end no trial as hit or aversive."
             }
             (figure(picture, ""))
-            (legend(&[("rule c-caution", "doubted frame"), ("b-baseline", "baseline")]))
+            @if digest.doubted > 0 { (legend(&[("rule c-caution", "doubted frame")])) }
         },
     };
     Section { anchor: "motion", title: "Motion of the brain", body }
@@ -327,7 +385,8 @@ fn latency_section(report: &SessionReport) -> Section {
             @if let Some(s) = summary.as_ref().filter(|_| period_us.is_finite() && period_us > 0.0) {
                 p.say {
                     "A frame comes every " (format::latency(period_us)) ". Of this the decision took "
-                    (format::percent_of(s.p50_us / period_us)) " in the median, " (format::percent_of(s.p999_us / period_us))
+                    (format::percent_of(s.p50_us / period_us)) " in the median, "
+                    (format::percent_of(s.p999_us / period_us))
                     " at p99.9 and " (format::percent_of(s.max_us / period_us)) " at most."
                 }
             }
@@ -345,7 +404,9 @@ fn records_section(report: &SessionReport) -> Section {
         h3 { "Warnings" }
         @if report.warnings.is_empty() { p { "None." } } @else {
             ul.warnings { @for w in &report.warnings[..listed] { li { (format::shorten(w, 600)) } } }
-            @if report.warnings.len() > listed { p { "And " (report.warnings.len() - listed) " more; the journal has all." } }
+            @if report.warnings.len() > listed {
+                p { "And " (report.warnings.len() - listed) " more; the journal has all." }
+            }
         }
         h3 { "Triggers" }
         (tables::triggers(report))

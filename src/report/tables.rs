@@ -3,7 +3,7 @@
 use maud::{Markup, html};
 
 use super::charts::{latency, quantile_of, role_class, role_name};
-use super::data::{Calibration, Outcome, RewardFate, Role, RoiShape, SessionReport, StageLatency, TriggerFate};
+use super::data::{Calibration, Outcome, RewardFate, Roi, RoiShape, Role, SessionReport, StageLatency, TriggerFate};
 use super::format;
 
 /// Longer tables are cut, and say so: the journal has everything.
@@ -20,6 +20,13 @@ pub(super) fn rois(report: &SessionReport) -> Markup {
         let trace = report.traces.iter().find(|t| t.roi_id == id)?;
         quantile_of(&trace.dff, 0.99)
     };
+    let peak =
+        |id| peak(id).map_or_else(|| format::DASH.to_owned(), |p| format!("{}\u{202f}%", format::fixed(p * 100.0, 0)));
+    let centre = |v: f32| format::fixed(f64::from(v), 0);
+    let pixels = |roi: &Roi| match &roi.shape {
+        RoiShape::Pixels(p) => format::count(p.len() as u64),
+        RoiShape::Outline(_) => "outline".to_owned(),
+    };
     html! {
         table {
             thead { tr {
@@ -31,17 +38,23 @@ pub(super) fn rois(report: &SessionReport) -> Markup {
             tbody {
                 @for roi in &ensemble[..shown] {
                     tr {
-                        td { span class=(format!("c-{}", role_class(roi.role))) { span.dot {} (role_name(roi.role)) " " (roi.id) } }
+                        td { span class=(format!("c-{}", role_class(roi.role))) {
+                            span.dot {} (role_name(roi.role)) " " (roi.id)
+                        } }
                         @if named { td { (format::shorten(&roi.name, 40)) } }
-                        td.n { @match &roi.shape { RoiShape::Pixels(p) => { (format::count(p.len() as u64)) } RoiShape::Outline(_) => { "outline" } } }
-                        td.n { (format::fixed(f64::from(roi.centre_px[0]), 0)) ", " (format::fixed(f64::from(roi.centre_px[1]), 0)) }
-                        td.n { @match peak(roi.id) { Some(p) => { (format::fixed(p * 100.0, 0)) "\u{202f}%" } None => { (format::DASH) } } }
+                        td.n { (pixels(roi)) }
+                        td.n { (centre(roi.centre_px[0])) ", " (centre(roi.centre_px[1])) }
+                        td.n { (peak(roi.id)) }
                     }
                 }
             }
         }
-        @if ensemble.len() > shown { p { "And " (format::plural(ensemble.len() - shown, "more ROI", "more ROIs")) " in the ensemble." } }
-        @if others > 0 { p.more { (format::plural(others, "other ROI", "other ROIs")) " recorded but not part of the cursor." } }
+        @if ensemble.len() > shown {
+            p.more { "And " (format::plural(ensemble.len() - shown, "more ROI", "more ROIs")) " in the ensemble." }
+        }
+        @if others > 0 {
+            p.more { (format::plural(others, "other ROI", "other ROIs")) " recorded but not part of the cursor." }
+        }
     }
 }
 
@@ -51,7 +64,11 @@ pub(super) fn calibration(c: &Calibration) -> Markup {
         ("range low", format::fixed(c.range_low, 3), "lowest x of the baseline: rotation 0°"),
         ("threshold T", format::fixed(c.threshold, 3), "x at which the target is reached: rotation 90°"),
         ("T − range low", format::fixed(c.threshold - c.range_low, 3), "the cursor's way to the target"),
-        ("μ, σ of the lower half", format!("{}, {}", format::fixed(c.mu_half, 3), format::fixed(c.sigma_half, 3)), "normal fitted to the mirrored lower half of x"),
+        (
+            "μ, σ of the lower half",
+            format!("{}, {}", format::fixed(c.mu_half, 3), format::fixed(c.sigma_half, 3)),
+            "normal fitted to the mirrored lower half of x",
+        ),
         ("difficulty z", format::fixed(c.z_half, 2), "(T − μ) / σ"),
         ("chance", format::percent_of(c.chance_fraction), "baseline segments that reach T by themselves"),
     ];
@@ -74,7 +91,7 @@ pub(super) fn stages(report: &SessionReport) -> Markup {
     };
     html! {
         table {
-            thead { tr { th { "stage" } th.n { "median" } th.n { "p99" } th.n { "p99.9" } th.n { "largest" } th.n { "frames" } } }
+            (header(&["stage", ">median", ">p99", ">p99.9", ">largest", ">frames"]))
             tbody {
                 @for stage in report.stages.iter().take(64) { (row(stage, false)) }
                 @if let Some(whole) = &whole { (row(whole, true)) }
@@ -83,10 +100,25 @@ pub(super) fn stages(report: &SessionReport) -> Markup {
     }
 }
 
+/// A table's head; a column whose name begins with `>` holds numbers.
+fn header(columns: &[&str]) -> Markup {
+    html! {
+        thead { tr { @for column in columns {
+            @match column.strip_prefix('>') {
+                Some(number) => { th.n { (number) } }
+                None => { th { (column) } }
+            }
+        } } }
+    }
+}
+
 fn cut(rows: usize) -> Markup {
     html! {
         @if rows > MOST_ROWS {
-            p { "The first " (format::count(MOST_ROWS as u64)) " of " (format::count(rows as u64)) " rows; the journal has all." }
+            p {
+                "The first " (format::count(MOST_ROWS as u64)) " of " (format::count(rows as u64))
+                " rows; the journal has all."
+            }
         }
     }
 }
@@ -110,10 +142,12 @@ pub(super) fn trials(report: &SessionReport) -> Markup {
         details {
             summary { (format::plural(report.trials.len(), "trial", "trials")) }
             div.scroll { table {
-                thead { tr { th.n { "trial" } th.n { "starts" } th.n { "lasts" } th.n { "frames" } th { "outcome" } th { "reward" } } }
+                (header(&[">trial", ">starts", ">lasts", ">frames", "outcome", "reward"]))
                 tbody { @for t in report.trials.iter().take(MOST_ROWS) {
                     tr {
-                        td.n { (t.number) } td.n { (format::clock(t.start_s)) } td.n { (format::duration(t.end_s - t.start_s)) }
+                        td.n { (t.number) }
+                        td.n { (format::clock(t.start_s)) }
+                        td.n { (format::duration(t.end_s - t.start_s)) }
                         td.n { (t.start_frame) "\u{2013}" (t.end_frame) }
                         td { span class=(outcome(t.outcome).0) { span.dot {} (outcome(t.outcome).1) } }
                         td { (reward(t.reward)) }
@@ -134,8 +168,8 @@ pub(super) fn triggers(report: &SessionReport) -> Markup {
         TriggerFate::Refused => "refused by the limits",
     };
     html! {
-        table {
-            thead { tr { th.n { "intended" } th.n { "sent" } th.n { "acknowledged" } th.n { "never answered" } th.n { "refused by the limits" } } }
+        table.even {
+            (header(&[">intended", ">sent", ">acknowledged", ">never answered", ">refused by the limits"]))
             tbody { tr {
                 @for n in [t.intended, t.sent, t.acknowledged, t.unknown, t.refused] { td.n { (format::count(n)) } }
             } }
@@ -144,12 +178,15 @@ pub(super) fn triggers(report: &SessionReport) -> Markup {
             details {
                 summary { (format::plural(t.list.len(), "trigger", "triggers")) }
                 div.scroll { table {
-                    thead { tr { th { "id" } th.n { "time" } th.n { "frame" } th { "output" } th.n { "pulse" } th { "fate" } th { "note" } } }
+                    (header(&["id", ">time", ">frame", "output", ">pulse", "fate", "note"]))
                     tbody { @for row in t.list.iter().take(MOST_ROWS) {
                         tr {
-                            td { (format::shorten(&row.id, 40)) } td.n { (format::clock(row.time_s)) } td.n { (row.frame) }
-                            td { (format::shorten(&row.output, 40)) } td.n { (format::trimmed(row.pulse_width_ms, 3)) "\u{202f}ms" }
-                            td { @if row.fate == TriggerFate::Refused { span.c-caution { (fate(row.fate)) } } @else { (fate(row.fate)) } }
+                            td { (format::shorten(&row.id, 40)) }
+                            td.n { (format::clock(row.time_s)) }
+                            td.n { (row.frame) }
+                            td { (format::shorten(&row.output, 40)) }
+                            td.n { (format::trimmed(row.pulse_width_ms, 3)) "\u{202f}ms" }
+                            td { span.c-caution[row.fate == TriggerFate::Refused] { (fate(row.fate)) } }
                             td { (format::shorten(&row.note, 200)) }
                         }
                     } }
@@ -159,27 +196,44 @@ pub(super) fn triggers(report: &SessionReport) -> Markup {
     }
 }
 
+/// A text of the session, or a dash where there is none.
+fn or_dash(text: &str) -> String {
+    format::shorten(if text.is_empty() { format::DASH } else { text }, 400)
+}
+
+/// The software with its version, where that is known.
+pub(super) fn software(report: &SessionReport) -> String {
+    format!("apical {}", report.provenance.version).trim_end().to_owned()
+}
+
 /// What made the session.
 pub(super) fn provenance(report: &SessionReport) -> Markup {
     let p = &report.provenance;
     let geometry = report.geometry.map_or_else(
         || format::DASH.to_owned(),
-        |g| format!("{} rows × {} columns at {} Hz", g.height_px, g.width_px, format::trimmed(report.frame_rate_hz, 4)),
+        |g| {
+            let rate = format::trimmed(report.frame_rate_hz, 4);
+            format!("{} rows × {} columns at {rate} Hz", g.height_px, g.width_px)
+        },
     );
     let rows = [
         ("session", report.session.clone()),
         ("rig", report.rig.clone()),
         ("started", report.started_wall.clone()),
         ("frames", geometry),
-        ("software", format!("apical {}", p.version)),
+        ("software", software(report)),
         ("commit", p.commit.clone()),
         ("configuration", p.config_hash.clone()),
         ("seed", p.seed.to_string()),
     ];
+    let extra = p.extra.iter().map(|(n, v)| (n.as_str(), v));
     html! {
         table { tbody {
-            @for (name, value) in rows.iter().map(|(n, v)| (*n, v)).chain(p.extra.iter().map(|(n, v)| (n.as_str(), v))) {
-                tr { th.key { (format::shorten(name, 60)) } td { code { @if value.is_empty() { (format::DASH) } @else { (format::shorten(value, 400)) } } } }
+            @for (name, value) in rows.iter().map(|(n, v)| (*n, v)).chain(extra) {
+                tr {
+                    th.key { (format::shorten(name, 60)) }
+                    td { code { (or_dash(value)) } }
+                }
             }
         } }
     }

@@ -1,19 +1,23 @@
-//! One mask as runs of neighbouring pixels, and the integer sums of a frame under it.
+//! One mask, and the integer sum of a frame under it.
 //!
-//! In: pixels with weights, a shift, rows of samples. Out: four sums for each mask, `sum(w * v)` at the shift's whole
-//! part `(0, 0)`, one column right, one row below, and both. Bilinear interpolation at the fraction `(fy, fx)` is linear
-//! in these four, so it happens once a mask and not once a pixel:
+//! In: pixels with weights, a shift, rows of samples. Out: `sum(w * bilinear(v))` in units of 1/65536 of a weight, as
+//! an integer. With the fraction `(fy, fx)` of the shift and the four sums `S(j, i) = sum(w(p) v(p + whole + (j, i)))`,
 //!
 //! ```text
-//! F = ((1 - fy) ((1 - fx) S00 + fx S01) + fy ((1 - fx) S10 + fx S11)) / sum(w)
+//! F = ((1 - fy) ((1 - fx) S(0,0) + fx S(0,1)) + fy ((1 - fx) S(1,0) + fx S(1,1))) / sum(w)
 //! ```
 //!
-//! Units: weights are 16-bit, the largest of a mask is [`WEIGHT_ONE`]; fractions are 1/256 pixel. A product has 31 bits,
-//! a sum over all pixels of the largest frame 57, with the fractions 73: it is combined in 128 bits.
-//! Cost: two reads of each pixel under the mask (its row and the one below), whatever the fraction; a run costs two
-//! to five nanoseconds more. Uniform masks (annuli, plain means) need no multiplication, and their right neighbour's
-//! sum follows from the run's ends.
+//! so the interpolation happens once a mask and not once a pixel. There are three ways to the same integer:
+//! * a **uniform** mask inside the frame reads every sample once: all that matters about a sample is which of its four
+//!   neighbours up and left belong to the mask, one of 15 patterns; each pattern's samples are added up, and the
+//!   fraction weighs the 15 sums ([`Patterns`]). Well inside the mask all four do, and the fraction drops out;
+//! * a **weighted** mask inside the frame reads four samples for each pixel, with one multiplication each;
+//! * at the border of the frame or of a strip, runs of neighbouring pixels are cut to what may be read.
+//!
+//! Units: weights are 16-bit, the largest of a mask is [`WEIGHT_ONE`]; fractions are 1/256 pixel. A product has 31
+//! bits, a sum over all pixels of the largest frame 57, with the fractions 73: it is kept in 128 bits.
 
+use crate::sample::gather::{Indices, Patterns};
 use std::ops::Range;
 
 /// The fixed-point weight of a mask's heaviest pixel.
@@ -80,8 +84,9 @@ impl Inside {
 /// What has been added up under one mask so far.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Sums {
-    /// `taps[row below][column right]`.
-    taps: [[u64; 2]; 2],
+    /// Weights times samples, in 1/65536.
+    total: u128,
+    /// Saturated samples.
     pub saturated: u32,
 }
 
@@ -89,6 +94,7 @@ pub(crate) struct Sums {
 #[derive(Clone, Copy)]
 pub(crate) struct Strip<'a> {
     pub samples: &'a [u16],
+    pub height_px: usize,
     pub width_px: usize,
     /// First row that may be read, and the one after the last.
     pub rows: (i32, i32),
@@ -102,6 +108,9 @@ pub(crate) struct Strip<'a> {
 #[derive(Debug)]
 pub(crate) struct Mask {
     runs: Vec<Run>,
+    indices: Indices,
+    /// Only of uniform masks.
+    patterns: Option<Patterns>,
     /// Empty when all weights are 1.
     weights: Vec<u16>,
     weight_sum: u64,
@@ -112,28 +121,32 @@ pub(crate) struct Mask {
 
 impl Mask {
     /// All pixels alike. `pixels` are sorted by row and column, each once.
-    pub fn uniform(pixels: impl Iterator<Item = (u32, u32)>) -> Mask {
-        Mask::of_runs(pixels.map(|(row, col)| (row, col, 1)), false)
+    pub fn uniform(width_px: usize, pixels: impl Iterator<Item = (u32, u32)>) -> Mask {
+        Mask::of_runs(width_px, pixels.map(|(row, col)| (row, col, 1)), false)
     }
 
     /// Weights scaled so that the largest is [`WEIGHT_ONE`] and rounded; pixels that round to 0 leave the mask.
-    pub fn weighted(pixels: impl Iterator<Item = (u32, u32, f32)> + Clone) -> Mask {
+    pub fn weighted(width_px: usize, pixels: impl Iterator<Item = (u32, u32, f32)> + Clone) -> Mask {
         let largest = f64::from(pixels.clone().fold(0.0_f32, |largest, (_, _, weight)| largest.max(weight)));
         let fixed = |weight: f32| (f64::from(weight) / largest * f64::from(WEIGHT_ONE)).round() as u16;
         let kept = pixels.map(|(row, col, weight)| (row, col, fixed(weight))).filter(|&(_, _, weight)| weight > 0);
-        Mask::of_runs(kept, true)
+        Mask::of_runs(width_px, kept, true)
     }
 
-    fn of_runs(pixels: impl Iterator<Item = (u32, u32, u16)>, keep_weights: bool) -> Mask {
+    fn of_runs(width_px: usize, pixels: impl Iterator<Item = (u32, u32, u16)>, keep_weights: bool) -> Mask {
+        let mut offsets = Vec::new();
         let mut mask = Mask {
             runs: Vec::new(),
+            indices: Indices::of(&[]),
+            patterns: None,
             weights: Vec::new(),
             weight_sum: 0,
             pixel_count: 0,
-            rows: i32::MAX..i32::MIN,
-            cols: i32::MAX..i32::MIN,
+            rows: 0..0,
+            cols: 0..0,
         };
         for (row, col, weight) in pixels {
+            offsets.push(row * width_px as u32 + col);
             let (row, col) = (row as i32, col as i32);
             match mask.runs.last_mut() {
                 Some(run) if run.row == row && run.col + run.len as i32 == col => run.len += 1,
@@ -144,8 +157,15 @@ impl Mask {
             }
             mask.weight_sum += u64::from(weight);
             mask.pixel_count += 1;
+            if mask.pixel_count == 1 {
+                (mask.rows, mask.cols) = (row..row + 1, col..col + 1);
+            }
             mask.rows = mask.rows.start.min(row)..mask.rows.end.max(row + 1);
             mask.cols = mask.cols.start.min(col)..mask.cols.end.max(col + 1);
+        }
+        mask.indices = Indices::of(&offsets);
+        if !keep_weights {
+            mask.patterns = Some(Patterns::of(&offsets, width_px));
         }
         mask
     }
@@ -162,8 +182,44 @@ impl Mask {
 
     /// Adds what the strip holds.
     pub fn accumulate(&self, strip: &Strip, sums: &mut Sums) {
-        let clip = self.cols.start < strip.inside.left || self.cols.end > strip.inside.right;
-        match (clip, strip.shift.col_fraction > 0) {
+        let Strip { shift, inside, rows, .. } = *strip;
+        // With one row and column to spare, whatever the fraction, nothing has to be cut.
+        let (first, last) = (self.rows.start + shift.row, self.rows.end + shift.row + 1);
+        if last <= rows.0 || first >= rows.1 {
+            return;
+        }
+        let in_frame = first >= 0
+            && last <= strip.height_px as i32
+            && self.cols.start + shift.col >= 0
+            && self.cols.end + shift.col < strip.width_px as i32;
+        let width = strip.width_px as isize;
+        let base = shift.row as isize * width + shift.col as isize;
+        let cut = first < rows.0 || last > rows.1;
+        let limits = cut.then_some((rows.0 as isize * width, rows.1 as isize * width));
+        let total = match &self.patterns {
+            _ if !in_frame => None,
+            Some(patterns) => Some(patterns.total(shift, base, strip.samples, limits)),
+            None if limits.is_none() => {
+                Some(combined(self.indices.dot(&self.weights, base, strip.width_px, strip.samples), shift))
+            }
+            None => None,
+        };
+        if let Some(total) = total {
+            sums.total += total;
+            if let Some(saturation) = strip.saturation {
+                // counted where the shift, rounded to whole pixels, puts the pixels
+                let below = if shift.row_fraction >= FRACTION_ONE / 2 { width } else { 0 };
+                let base = base + below + isize::from(shift.col_fraction >= FRACTION_ONE / 2);
+                let mut part = self.indices.all();
+                if let Some((low, high)) = limits {
+                    part = self.indices.between(part, base, low, high);
+                }
+                sums.saturated += self.indices.count(part, base, strip.samples, saturation);
+            }
+            return;
+        }
+        let clip = self.cols.start < inside.left || self.cols.end > inside.right;
+        match (clip, shift.col_fraction > 0) {
             (false, false) => self.accumulate_rows::<false, false>(strip, sums),
             (false, true) => self.accumulate_rows::<false, true>(strip, sums),
             (true, false) => self.accumulate_rows::<true, false>(strip, sums),
@@ -175,6 +231,7 @@ impl Mask {
         let Strip { shift, inside, .. } = *strip;
         // a saturated sample is counted where the shift, rounded to whole pixels, puts the mask's pixel
         let nearest_row = i32::from(shift.row_fraction >= FRACTION_ONE / 2);
+        let mut taps = [[0_u64; 2]; 2];
         for below in 0..=i32::from(shift.row_fraction > 0) {
             let offset = shift.row + below;
             let top = inside.top.max(strip.rows.0 - offset);
@@ -184,10 +241,9 @@ impl Mask {
             let last = if whole { self.runs.len() } else { self.runs.partition_point(|run| run.row < bottom) };
             let Some(runs) = self.runs.get(first..last) else { continue };
             let saturation = strip.saturation.filter(|_| below == nearest_row);
-            let [here, right] = self.sum_runs::<CLIP, RIGHT>(runs, offset, saturation, strip, &mut sums.saturated);
-            sums.taps[below as usize][0] += here;
-            sums.taps[below as usize][1] += right;
+            taps[below as usize] = self.sum_runs::<CLIP, RIGHT>(runs, offset, saturation, strip, &mut sums.saturated);
         }
+        sums.total += combined(taps, shift);
     }
 
     #[inline]
@@ -261,18 +317,23 @@ impl Mask {
     }
 
     /// The mean sample under the mask, NaN when nothing of it is inside; and how many pixels are outside.
-    pub fn mean(&self, sums: &Sums, shift: Shift, inside: &Inside) -> (f64, u32) {
+    pub fn mean(&self, sums: &Sums, inside: &Inside) -> (f64, u32) {
         let (weight, count) = self.remaining(inside);
         let outside = self.pixel_count - count;
         if weight == 0 {
             return (f64::NAN, outside);
         }
         let one = u128::from(FRACTION_ONE);
-        let (fy, fx) = (u128::from(shift.row_fraction), u128::from(shift.col_fraction));
-        let across = |taps: [u64; 2]| (one - fx) * u128::from(taps[0]) + fx * u128::from(taps[1]);
-        let total = (one - fy) * across(sums.taps[0]) + fy * across(sums.taps[1]);
-        (total as f64 / (u128::from(weight) * one * one) as f64, outside)
+        (sums.total as f64 / (u128::from(weight) * one * one) as f64, outside)
     }
+}
+
+/// The four sums weighed by the fraction.
+fn combined(taps: [[u64; 2]; 2], shift: Shift) -> u128 {
+    let one = u128::from(FRACTION_ONE);
+    let (fy, fx) = (u128::from(shift.row_fraction), u128::from(shift.col_fraction));
+    let across = |taps: [u64; 2]| (one - fx) * u128::from(taps[0]) + fx * u128::from(taps[1]);
+    (one - fy) * across(taps[0]) + fy * across(taps[1])
 }
 
 /// Sum of a run. Eight lanes let the compiler use vector registers; short runs, which neighbours cut out of annuli,
@@ -305,4 +366,91 @@ fn dot(weights: &[u16], samples: &[u16]) -> u64 {
 #[inline]
 fn count_equal(samples: &[u16], value: u16) -> u32 {
     samples.iter().map(|&sample| u32::from(sample == value)).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const HEIGHT: usize = 300;
+    const WIDTH: usize = 256;
+
+    /// Four products for each pixel, one after the other.
+    fn brute(pixels: &[(u32, u32, u16)], samples: &[u16], shift: Shift) -> u128 {
+        let one = u128::from(FRACTION_ONE);
+        let (fy, fx) = (u128::from(shift.row_fraction), u128::from(shift.col_fraction));
+        let mut total = 0;
+        for &(row, col, weight) in pixels {
+            for (below, right, part) in
+                [(0, 0, (one - fy) * (one - fx)), (0, 1, (one - fy) * fx), (1, 0, fy * (one - fx)), (1, 1, fy * fx)]
+            {
+                if part > 0 {
+                    let at = (row as i32 + shift.row + below) * WIDTH as i32 + col as i32 + shift.col + right;
+                    total += u128::from(weight) * part * u128::from(samples[at as usize]);
+                }
+            }
+        }
+        total
+    }
+
+    fn strip(samples: &[u16], shift: Shift, rows: (i32, i32)) -> Strip<'_> {
+        let inside = Inside::new(HEIGHT, WIDTH, shift);
+        Strip { samples, height_px: HEIGHT, width_px: WIDTH, rows, shift, inside, saturation: Some(65_535) }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(200))]
+
+        // The frame is larger than a window of 16-bit indices: masks at the top begin one, masks at the bottom end one,
+        // and masks of more than 255 rows span more than one.
+        #[test]
+        fn every_way_of_summing_gives_the_integer_of_the_definition(
+            top in 0_u32..299, height in prop_oneof![1_u32..20, 250_u32..300], left in 0_u32..255, width in 1_u32..12,
+            whole in (-3_i32..3, -3_i32..3),
+            fraction in (0_u32..256, 0_u32..256), zero in (any::<bool>(), any::<bool>()),
+            cut in 0_i32..300, seed in 1_u32..1000,
+        ) {
+            let value = |k: u32| (k.wrapping_mul(2_654_435_761).wrapping_add(seed.wrapping_mul(40_503)) >> 13) as u16;
+            let sample = |k| if value(k) > 64_000 { 65_535 } else { value(k) };
+            let samples: Vec<u16> = (0..(HEIGHT * WIDTH) as u32).map(sample).collect();
+            let shift = Shift {
+                row: whole.0,
+                col: whole.1,
+                row_fraction: if zero.0 { 0 } else { fraction.0 },
+                col_fraction: if zero.1 { 0 } else { fraction.1 },
+            };
+            let inside = Inside::new(HEIGHT, WIDTH, shift);
+            let pixels: Vec<(u32, u32, u16)> = (top..(top + height).min(HEIGHT as u32))
+                .flat_map(|row| (left..(left + width).min(WIDTH as u32)).map(move |col| (row, col)))
+                .filter(|&(row, col)| (row * 7 + col * 5 + seed) % 6 != 0)
+                .enumerate()
+                .map(|(k, (row, col))| (row, col, if k == 0 { WEIGHT_ONE } else { value(k as u32) % WEIGHT_ONE + 1 }))
+                .collect();
+            let weighted = Mask::weighted(WIDTH, pixels.iter().map(|&(row, col, w)| (row, col, f32::from(w))));
+            let uniform = Mask::uniform(WIDTH, pixels.iter().map(|&(row, col, _)| (row, col)));
+            let kept: Vec<_> = pixels.iter().copied().filter(|&(row, col, _)| {
+                let (row, col) = (row as i32, col as i32);
+                (inside.top..inside.bottom).contains(&row) && (inside.left..inside.right).contains(&col)
+            }).collect();
+            let flat: Vec<_> = kept.iter().map(|&(row, col, _)| (row, col, 1)).collect();
+            let rounded = |px: i32, fraction: u32| px + i32::from(fraction >= 128);
+            let near = (rounded(shift.row, shift.row_fraction), rounded(shift.col, shift.col_fraction));
+            let saturated = kept.iter().filter(|p| {
+                samples[((p.0 as i32 + near.0) * WIDTH as i32 + p.1 as i32 + near.1) as usize] == 65_535
+            }).count();
+            let expected = [brute(&kept, &samples, shift), brute(&flat, &samples, shift)];
+            for (mask, expected) in [&weighted, &uniform].into_iter().zip(expected) {
+                let mut at_once = Sums::default();
+                mask.accumulate(&strip(&samples, shift, (0, HEIGHT as i32)), &mut at_once);
+                prop_assert_eq!(at_once.total, expected);
+                prop_assert_eq!(at_once.saturated as usize, saturated);
+                let mut in_two = Sums::default();
+                mask.accumulate(&strip(&samples, shift, (cut, HEIGHT as i32)), &mut in_two);
+                mask.accumulate(&strip(&samples, shift, (0, cut)), &mut in_two);
+                prop_assert_eq!((in_two.total, in_two.saturated), (at_once.total, at_once.saturated));
+                prop_assert_eq!(mask.remaining(&inside).1 as usize, kept.len());
+            }
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A set of regions of interest (ROIs), checked once so that no later stage has to doubt it.
 //!
-//! In: pixels with weights, from whichever file. Out: [`RoiSet`], in which every ROI has pixels, every pixel lies inside
-//! the frame, every weight is finite and not negative, at least one is above zero, pixels are sorted by row and
+//! In: pixels with weights, from whichever file. Out: [`RoiSet`], in which every ROI has pixels, every pixel lies
+//! inside the frame, every weight is finite and not negative, at least one is above zero, pixels are sorted by row and
 //! column, and none is listed twice. Units: pixels; weights have none, and only their ratios within an ROI matter.
 //!
 //! [`render_reference`] draws an image of the masks for registration when the file brings no reference image.

@@ -5,15 +5,16 @@
 //!
 //! F is the (weighted) mean of the samples under the moved mask, minus the canonical bias: detector counts as the
 //! source stored them, with the detector's offset still in. Weights are 15-bit fixed point, the shift is rounded to
-//! 1/256 pixel (or to whole pixels), sums are integers, and one division of f64 ends it: the same bits for every cutting
-//! of the frame into strips and on every machine. Against exact bilinear interpolation, F is off by at most
-//! 1/512 pixel times the local gradient, plus 2^-16 of the contrast within the mask.
+//! 1/256 pixel (or to whole pixels), sums are integers, and one division of f64 ends it: the same bits for every
+//! cutting of the frame into strips and on every machine. Against exact bilinear interpolation F is off by at most
+//! 1/512 pixel times the local gradient along each axis, plus 2^-16 of the contrast within the mask times the ratio of
+//! its largest weight to its mean one.
 //!
 //! Pixels that leave the frame are left out of both sums and counted. A saturated sample is counted where the shift,
 //! rounded to whole pixels, puts the mask's pixel, so that each pixel counts at most once.
 //!
-//! The sampler remembers nothing from one frame to the next, so there is no state to save: `start`, `accumulate` for each
-//! strip, `finish`; or `step` for a whole frame. No allocation after construction.
+//! The sampler remembers nothing from one frame to the next, so there is no state to save: `start`, `accumulate` for
+//! each strip, `finish`; or `step` for a whole frame. No allocation after construction.
 
 use crate::config::sample::{SampleConfig, SampleMode};
 use crate::frame::{FrameView, Geometry};
@@ -54,7 +55,8 @@ pub enum SampleError {
 /// What one frame says, one entry for each ROI of the sampler.
 #[derive(Debug, Clone, Default)]
 pub struct SampleBuffer {
-    /// Mean under the mask, in counts as the source stored them (offset included); NaN when nothing remains in the frame.
+    /// Mean under the mask, in counts as the source stored them (offset included); NaN when nothing remains in the
+    /// frame.
     pub f: Vec<f64>,
     /// Mean of the neuropil annulus, in counts; NaN when nothing remains; 0 when the neuropil is off.
     pub f_neuropil: Vec<f64>,
@@ -128,15 +130,16 @@ impl Sampler {
         }
         let cells = cell_map(set.geometry, set.rois.iter().filter(|roi| roi.plane == plane));
         let (inner, least) = (config.neuropil_inner_px as usize, config.neuropil_min_pixels as usize);
+        let width_px = set.geometry.width_px;
         let probe = |roi: &&Roi| Probe {
             id: roi.id,
             mask: match config.mode {
-                SampleMode::Weighted => Mask::weighted(sorted(roi).into_iter()),
-                SampleMode::Plain => Mask::uniform(sorted(roi).into_iter().map(|(row, col, _)| (row, col))),
+                SampleMode::Weighted => Mask::weighted(width_px, sorted(roi).into_iter()),
+                SampleMode::Plain => Mask::uniform(width_px, sorted(roi).into_iter().map(|(row, col, _)| (row, col))),
             },
             annulus: config
                 .neuropil_is_on()
-                .then(|| Mask::uniform(annulus(set.geometry, &cells, &roi.pixels, inner, least).into_iter())),
+                .then(|| Mask::uniform(width_px, annulus(set.geometry, &cells, &roi.pixels, inner, least).into_iter())),
         };
         let probes: Vec<Probe> = chosen.iter().map(probe).collect();
         let masks = probes.iter().flat_map(|probe| std::iter::once(&probe.mask).chain(&probe.annulus));
@@ -209,6 +212,7 @@ impl Sampler {
         self.rows_seen += rows.len();
         let strip = Strip {
             samples: view.samples,
+            height_px,
             width_px,
             rows: (rows.start as i32, rows.end as i32),
             shift,
@@ -243,10 +247,10 @@ impl Sampler {
                 continue;
             };
             let inside = Inside::new(self.geometry.height_px, self.geometry.width_px, shift);
-            let (mean, outside) = probe.mask.mean(under_mask, shift, &inside);
+            let (mean, outside) = probe.mask.mean(under_mask, &inside);
             out.f[k] = mean - f64::from(bias);
             out.f_neuropil[k] = match &probe.annulus {
-                Some(annulus) => annulus.mean(under_annulus, shift, &inside).0 - f64::from(bias),
+                Some(annulus) => annulus.mean(under_annulus, &inside).0 - f64::from(bias),
                 None => 0.0,
             };
             out.saturated_pixels[k] = under_mask.saturated;
@@ -406,7 +410,8 @@ mod tests {
             for rows in strips {
                 // rows outside the strip are not there yet
                 let mut partial = vec![0xdead; HEIGHT * WIDTH];
-                partial[rows.start * WIDTH..rows.end * WIDTH].copy_from_slice(&samples[rows.start * WIDTH..rows.end * WIDTH]);
+                let there = rows.start * WIDTH..rows.end * WIDTH;
+                partial[there.clone()].copy_from_slice(&samples[there]);
                 sampler.accumulate(&view(&partial), rows);
             }
             sampler.finish(0, &mut cut);

@@ -161,7 +161,9 @@ pub enum RecordingError {
         expected: String,
     },
     /// The file ends inside a page; everything before it has been given.
-    #[error("{path}: the file is cut or damaged after {whole_pages} whole pages ({whole_frames} whole frames): {detail}")]
+    #[error(
+        "{path}: the file is cut or damaged after {whole_pages} whole pages ({whole_frames} whole frames): {detail}"
+    )]
     Truncated {
         /// File.
         path: PathBuf,

@@ -7,13 +7,15 @@
 //! header and of the numbers: crate `npyz`.
 
 use std::fs::File;
-use std::io::{BufReader, Seek};
+use std::io::{BufReader, Read, Seek};
 use std::path::Path;
 
 use npyz::{DType, NpyFile, Order, TypeChar};
 
 use super::RecordingError;
 
+/// Bytes of a header that are read at most; numpy writes some 118.
+const LONGEST_HEADER: usize = 1 << 16;
 const EXPECTED: &str = "a 2-D array (ROIs x frames) of float32, float64 or integers";
 
 /// Values of ROIs over frames.
@@ -29,14 +31,14 @@ impl RoiRecording {
     /// Reads the whole array.
     pub fn open(path: &Path) -> Result<Self, RecordingError> {
         let io = |e| RecordingError::io(path, e);
-        let malformed =
-            |detail: String| RecordingError::Malformed { path: path.to_path_buf(), format: "npy", detail };
+        let malformed = |detail: String| RecordingError::Malformed { path: path.to_path_buf(), format: "npy", detail };
         let unsupported =
             |found: String| RecordingError::Unsupported { path: path.to_path_buf(), found, expected: EXPECTED };
         let mut reader = BufReader::with_capacity(1 << 16, File::open(path).map_err(io)?);
         let bytes = reader.get_ref().metadata().map_err(io)?.len();
         // The header by itself first, so that its size is known and its claims can be held against the file's.
-        let header = npyz::NpyHeader::from_reader(&mut reader).map_err(|e| malformed(e.to_string()))?;
+        let text = header_bytes(&mut reader).map_err(malformed)?;
+        let header = npyz::NpyHeader::from_reader(&text[..]).map_err(|e| malformed(e.to_string()))?;
         let data_bytes = bytes.saturating_sub(reader.stream_position().map_err(io)?);
         if header.dtype().descr().contains('O') {
             return Err(unsupported("an object array (pickled Python, as suite2p's stat.npy and ops.npy)".into()));
@@ -102,6 +104,37 @@ impl RoiRecording {
         }
         self.values.get(frame * self.rois..(frame + 1) * self.rois)
     }
+}
+
+/// The magic, the version, the length and the dictionary. Refuses a shape whose product overflows, since `npyz`
+/// multiplies without looking.
+fn header_bytes(reader: &mut impl Read) -> Result<Vec<u8>, String> {
+    let mut bytes = Vec::new();
+    let read = |reader: &mut dyn Read, bytes: &mut Vec<u8>, more: usize| {
+        let start = bytes.len();
+        bytes.resize(start + more, 0);
+        reader.read_exact(&mut bytes[start..]).map_err(|_| "it ends inside its header".to_string())
+    };
+    read(reader, &mut bytes, 8)?;
+    if !bytes.starts_with(b"\x93NUMPY") {
+        return Err("it does not begin with \\x93NUMPY".to_string());
+    }
+    let wide = bytes.get(6).is_some_and(|&version| version >= 2);
+    read(reader, &mut bytes, if wide { 4 } else { 2 })?;
+    let length = bytes[8..].iter().rev().fold(0usize, |value, &byte| (value << 8) | usize::from(byte));
+    if length > LONGEST_HEADER {
+        return Err(format!("its header is {length} bytes long, expected at most {LONGEST_HEADER}"));
+    }
+    read(reader, &mut bytes, length)?;
+    let text = String::from_utf8_lossy(&bytes);
+    let shape =
+        text.split_once("shape").and_then(|(_, rest)| rest.split_once('(')).and_then(|(_, s)| s.split_once(')'));
+    let sizes = shape.map_or("", |(sizes, _)| sizes).split(',').map(str::trim).filter(|size| !size.is_empty());
+    let count = sizes.map(|size| size.parse::<u64>().unwrap_or(0).max(1)).try_fold(8u64, u64::checked_mul);
+    if count.is_none() {
+        return Err(format!("its header promises ({}) values", shape.map_or("", |(sizes, _)| sizes)));
+    }
+    Ok(bytes)
 }
 
 fn collect<T: npyz::Deserialize>(
@@ -176,9 +209,24 @@ mod tests {
     }
 
     #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        let whole = npy("<f4", false, "(2, 3)", &[1; 24]);
+        for cut in 0..whole.len() {
+            assert!(open(&whole[..cut]).is_err());
+        }
+        for bit in 0..whole.len() * 8 {
+            let mut bytes = whole.clone();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            let _ = open(&bytes);
+        }
+    }
+
+    #[test]
     fn a_header_that_promises_more_than_the_file_holds_allocates_nothing() {
         let huge = open(&npy("<f8", false, "(1099511627776, 1099511627776)", &[0; 16])).unwrap_err().to_string();
-        assert!(huge.contains("16 bytes follow"), "{huge}");
+        assert!(huge.contains("promises (1099511627776, 1099511627776)"), "{huge}");
+        let large = open(&npy("<f8", false, "(1048576, 1048576)", &[0; 16])).unwrap_err().to_string();
+        assert!(large.contains("16 bytes follow"), "{large}");
         let cut = open(&npy("<f8", false, "(2, 2)", &[0; 31])).unwrap_err().to_string();
         assert!(cut.contains("31 bytes follow"), "{cut}");
     }

@@ -44,8 +44,7 @@ impl TiffRecording {
     /// Opens `path`, counts its pages and reads what it says of itself.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, RecordingError> {
         let io = |e| RecordingError::io(path, e);
-        let malformed =
-            |detail: String| RecordingError::Malformed { path: path.to_path_buf(), format: "TIFF", detail };
+        let malformed = |detail: String| RecordingError::Malformed { path: path.to_path_buf(), format: "TIFF", detail };
         let mut file = File::open(path).map_err(io)?;
         let chain = TiffChain::read(&mut file).map_err(io)?.map_err(malformed)?;
         if chain.pages == 0 {
@@ -178,7 +177,7 @@ impl TiffRecording {
     }
 
     fn truncated(&self, detail: String) -> RecordingError {
-        let per_frame = self.header.planes as usize * self.header.channels as usize;
+        let per_frame = (self.header.planes as usize).saturating_mul(self.header.channels as usize);
         RecordingError::Truncated {
             path: self.path.clone(),
             whole_pages: self.next_page,
@@ -299,4 +298,177 @@ fn plain_strips(
 fn read_at(reader: &mut BufReader<File>, at: u64, buffer: &mut [u8]) -> std::io::Result<()> {
     reader.seek(SeekFrom::Start(at))?;
     reader.read_exact(buffer)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use tiff::encoder::colortype::{Gray8, Gray16, GrayI16, RGB8};
+    use tiff::encoder::{Compression, DeflateLevel, TiffEncoder};
+
+    fn open(bytes: &[u8], options: &OpenOptions) -> Result<(TiffRecording, tempfile::TempDir), RecordingError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("movie.tif");
+        File::create(&path).unwrap().write_all(bytes).unwrap();
+        TiffRecording::open(&path, options).map(|recording| (recording, folder))
+    }
+
+    fn pages(bytes: &[u8]) -> (Vec<Vec<u8>>, TiffRecording) {
+        let (mut recording, _folder) = open(bytes, &OpenOptions::default()).unwrap();
+        let (mut pages, mut buffer) = (Vec::new(), Vec::new());
+        while recording.next(&mut buffer).unwrap().is_some() {
+            pages.push(buffer.clone());
+        }
+        (pages, recording)
+    }
+
+    fn i16_bytes(values: &[i16]) -> Vec<u8> {
+        values.iter().flat_map(|v| v.to_le_bytes()).collect()
+    }
+
+    /// A classic file written by hand: `tags` are (tag, value) of type LONG, the pixels follow the one directory.
+    fn by_hand(big_endian: bool, tags: &[(u16, u32)], text: &[u8], pixels: &[u8]) -> Vec<u8> {
+        let u16s = |v: u16| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+        let u32s = |v: u32| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+        let mut bytes = if big_endian { b"MM".to_vec() } else { b"II".to_vec() };
+        bytes.extend(u16s(42));
+        bytes.extend(u32s(8));
+        let entries = tags.len() + 2;
+        bytes.extend(u16s(entries as u16));
+        let text_at = 8 + 2 + 12 * entries as u32 + 4;
+        let mut tags: Vec<(u16, u16, u32, u32)> = tags.iter().map(|&(tag, value)| (tag, 4, 1, value)).collect();
+        tags.push((270, 2, text.len() as u32, text_at));
+        tags.push((273, 4, 1, text_at + text.len() as u32));
+        tags.sort_unstable();
+        for (tag, kind, count, value) in tags {
+            bytes.extend(u16s(tag));
+            bytes.extend(u16s(kind));
+            bytes.extend(u32s(count));
+            bytes.extend(u32s(value));
+        }
+        bytes.extend(u32s(0));
+        bytes.extend(text);
+        bytes.extend(pixels);
+        bytes
+    }
+
+    #[test]
+    fn every_compression_and_form_gives_the_stored_bytes() {
+        let values: Vec<i16> = (0..35 * 21).map(|i| (i * 37 % 4001 - 2000) as i16).collect();
+        let compressions = [Compression::Uncompressed, Compression::Lzw, Compression::Deflate(DeflateLevel::Fast)];
+        for (kind, (compression, big)) in compressions.into_iter().flat_map(|c| [(c, false), (c, true)]).enumerate() {
+            let mut file = std::io::Cursor::new(Vec::new());
+            // Three pages, strips of 4 rows, of which the last is short.
+            macro_rules! write {
+                ($encoder:expr) => {{
+                    let mut encoder = $encoder.unwrap().with_compression(compression);
+                    for page in 0..3i16 {
+                        let page: Vec<i16> = values.iter().map(|v| v + page).collect();
+                        let mut image = encoder.new_image::<GrayI16>(35, 21).unwrap();
+                        image.rows_per_strip(4).unwrap();
+                        image.write_data(&page).unwrap();
+                    }
+                }};
+            }
+            if big {
+                write!(TiffEncoder::new_big(&mut file))
+            } else {
+                write!(TiffEncoder::new(&mut file))
+            }
+            let (pages, recording) = pages(file.get_ref());
+            assert_eq!(recording.header().geometry, Geometry::new(21, 35));
+            assert_eq!(recording.header().pixel_type, PixelType::I16);
+            assert_eq!(recording.header().frame_count, Some(3));
+            assert_eq!(pages.len(), 3);
+            for (page, bytes) in (0..3).zip(&pages) {
+                let expected: Vec<i16> = values.iter().map(|v| v + page).collect();
+                assert_eq!(*bytes, i16_bytes(&expected), "form {kind} page {page}");
+            }
+        }
+    }
+
+    #[test]
+    fn pages_that_differ_and_colours_are_refused_by_name() {
+        let mut file = std::io::Cursor::new(Vec::new());
+        let mut encoder = TiffEncoder::new(&mut file).unwrap();
+        encoder.write_image::<Gray16>(4, 4, &[1; 16]).unwrap();
+        encoder.write_image::<Gray8>(4, 4, &[1; 16]).unwrap();
+        let (mut recording, _folder) = open(file.get_ref(), &OpenOptions::default()).unwrap();
+        let mut buffer = Vec::new();
+        assert!(recording.next(&mut buffer).unwrap().is_some());
+        let error = recording.next(&mut buffer).unwrap_err().to_string();
+        assert!(error.contains("page 1 is 4 x 4 uint8, expected 4 x 4 uint16"), "{error}");
+        assert_eq!(recording.next(&mut buffer).unwrap(), None);
+        let mut file = std::io::Cursor::new(Vec::new());
+        TiffEncoder::new(&mut file).unwrap().write_image::<RGB8>(1, 1, &[1, 2, 3]).unwrap();
+        let error = open(file.get_ref(), &OpenOptions::default()).unwrap_err().to_string();
+        assert!(error.contains("RGB(8)") && error.contains(EXPECTED), "{error}");
+    }
+
+    const PLAIN: [(u16, u32); 6] = [(256, 3), (257, 2), (258, 16), (277, 1), (278, 2), (279, 12)];
+
+    #[test]
+    fn either_byte_order_and_white_is_zero_are_stored_as_they_are() {
+        for (big_endian, photometric) in [(false, 0), (false, 1), (true, 0), (true, 1)] {
+            let mut tags = PLAIN.to_vec();
+            tags.push((262, photometric));
+            let values: [u16; 6] = [1, 2, 3, 500, 600, 65_535];
+            let order = |v: &u16| if big_endian { v.to_be_bytes() } else { v.to_le_bytes() };
+            let pixels: Vec<u8> = values.iter().flat_map(order).collect();
+            let (pages, _) = pages(&by_hand(big_endian, &tags, b"none\0", &pixels));
+            assert_eq!(pages, [values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<u8>>()]);
+        }
+    }
+
+    #[test]
+    fn imagejs_one_block_gives_every_image_and_a_cut_one_its_whole_images() {
+        let mut tags = PLAIN.to_vec();
+        tags.push((262, 1));
+        let pixels: Vec<u8> = (0..36).collect();
+        let text = b"ImageJ=1.53t\nimages=3\nframes=3\nfinterval=0.5\n\0";
+        let (pages, recording) = pages(&by_hand(true, &tags, text, &pixels));
+        assert_eq!((recording.header().frame_count, recording.header().frame_rate_hz), (Some(3), Some(2.0)));
+        let swapped: Vec<u8> = pixels.chunks(2).flat_map(|pair| [pair[1], pair[0]]).collect();
+        assert_eq!(pages.concat(), swapped);
+        let (mut recording, _folder) =
+            open(&by_hand(true, &tags, text, &pixels[..30]), &OpenOptions::default()).unwrap();
+        let mut buffer = Vec::new();
+        assert!(recording.next(&mut buffer).unwrap().is_some());
+        assert!(recording.next(&mut buffer).unwrap().is_some());
+        let error = recording.next(&mut buffer).unwrap_err().to_string();
+        assert!(error.contains("after 2 whole pages"), "{error}");
+    }
+
+    #[test]
+    fn text_that_is_not_utf8_does_not_stop_reading() {
+        let mut tags = PLAIN.to_vec();
+        tags.push((262, 1));
+        let (mut recording, _folder) =
+            open(&by_hand(false, &tags, b"0.5 \xb5m\0", &[7; 12]), &OpenOptions::default()).unwrap();
+        assert_eq!(text(&mut recording.decoder, Tag::ImageDescription), "0.5 \u{fffd}m");
+    }
+
+    #[test]
+    fn damage_is_an_error_and_never_a_panic() {
+        let mut file = std::io::Cursor::new(Vec::new());
+        let mut encoder = TiffEncoder::new(&mut file).unwrap().with_compression(Compression::Lzw);
+        for _ in 0..3 {
+            encoder.write_image::<Gray16>(16, 16, &[300; 256]).unwrap();
+        }
+        let whole = file.into_inner();
+        let mut buffer = Vec::new();
+        let mut read = |bytes: &[u8]| {
+            if let Ok((mut recording, _folder)) = open(bytes, &OpenOptions::default()) {
+                while let Ok(Some(_)) = recording.next(&mut buffer) {}
+            }
+        };
+        for at in 0..whole.len() {
+            read(&whole[..at]);
+            let mut bytes = whole.clone();
+            // Another bit at every byte; 3 and 8 have no common factor.
+            bytes[at] ^= 1 << (3 * at % 8);
+            read(&bytes);
+        }
+    }
 }

@@ -135,7 +135,7 @@ impl OwnNumbers {
                 if number < last {
                     self.warn(warnings, format!("page {page}: frame number {number} follows {last}; counted on"));
                 }
-                (index + number.checked_sub(last).unwrap_or(1), 0)
+                (index.saturating_add(number.checked_sub(last).unwrap_or(1)), 0)
             }
         };
         self.last = Some((number, index, channel));
@@ -303,7 +303,8 @@ fn ome(texts: &Texts<'_>, xml: &str, warnings: &mut Vec<String>) -> Layout {
     if sizes.iter().fold(1u64, |n, s| n.saturating_mul(*s)) > texts.page_count as u64 {
         let [c, z, t] = sizes;
         let pages = texts.page_count;
-        warnings.push(format!("the OME header describes {c} channels x {z} planes x {t} times; {pages} page(s) are here"));
+        warnings
+            .push(format!("the OME header describes {c} channels x {z} planes x {t} times; {pages} page(s) are here"));
     }
     let times = delta_times_ns(xml);
     listed_layout(&pages, &times, description)
@@ -343,21 +344,14 @@ fn own_pages<'a>(
 }
 
 /// Places `count` pages from page `ifd` on, beginning at `at` (C, Z, T), the first axis of `order` fastest.
-fn fill(
-    pages: &mut [Option<[u64; 3]>],
-    ifd: u64,
-    count: u64,
-    mut at: [u64; 3],
-    order: &str,
-    sizes: [u64; 3],
-) {
+fn fill(pages: &mut [Option<[u64; 3]>], ifd: u64, count: u64, mut at: [u64; 3], order: &str, sizes: [u64; 3]) {
     let axes: Vec<usize> = order.chars().filter_map(|c| ['C', 'Z', 'T'].iter().position(|&axis| axis == c)).collect();
     let skip = usize::try_from(ifd).unwrap_or(usize::MAX);
     let count = usize::try_from(count).unwrap_or(usize::MAX);
     for page in pages.iter_mut().skip(skip).take(count) {
         *page = Some(at);
         for &axis in &axes {
-            at[axis] += 1;
+            at[axis] = at[axis].saturating_add(1);
             if at[axis] < sizes[axis] || axes.last() == Some(&axis) {
                 break;
             }
@@ -463,6 +457,27 @@ mod tests {
         assert!(warnings.iter().any(|w| w.contains("missing: other.tif")), "{warnings:?}");
         let placed = layout.locate(1, "", &mut warnings);
         assert_eq!(placed, RecordedFrame { index: 1, plane: 0, channel: 0, device_ns: Some(50_000_000) });
+    }
+
+    #[test]
+    fn damaged_texts_never_panic() {
+        let scanimage = format!("SI.hChannels.channelSave = [1;2]\nSI.hFastZ.enable = true\n{}", page(18, "1.25"));
+        let ome = r#"<OME UUID="a"><Pixels DimensionOrder="XYCZT" SizeC="2" SizeT="2"><TiffData FirstC="1" IFD="0">
+            <UUID FileName="x">a</UUID></TiffData><Plane DeltaT="0.05" TheC="1"/></Pixels></OME>"#;
+        let imagej = "ImageJ=1.5\nimages=4\nchannels=2\nslices=2\n";
+        for text in [scanimage.as_str(), ome, imagej] {
+            for at in (0..text.len()).filter(|&at| text.is_char_boundary(at)) {
+                for instead in
+                    ["", "<", ">", "\"", "\n", "=", "-", "99999999999999999999", "18446744073709551615", "\u{b5}"]
+                {
+                    let damaged = format!("{}{instead}{}", &text[..at], &text[at + 1..]);
+                    let (mut layout, mut warnings) = read("", &[&damaged, text], 3);
+                    for (page, text) in [text, &damaged, text].into_iter().enumerate() {
+                        layout.locate(page, text, &mut warnings);
+                    }
+                }
+            }
+        }
     }
 
     #[test]

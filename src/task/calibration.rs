@@ -135,7 +135,9 @@ pub enum CalibrationError {
         range_low: f64,
     },
     /// Day 1's difficulty cannot be compared with a baseline without spread.
-    #[error("calibration: the lower half of x has a standard deviation of 0, expected above 0 to keep day 1's difficulty")]
+    #[error(
+        "calibration: the lower half of x has a standard deviation of 0, expected above 0 to keep day 1's difficulty"
+    )]
     NoSpread,
     /// The workspace was made for less.
     #[error("calibration: the workspace has room for {got} {what}, expected {expected}")]

@@ -150,9 +150,7 @@ fn day_1_keeps_z_half() {
     let input = input(&values, &ensembles);
     let today = run(&input, &CalibrationConfig::default()).unwrap();
     let z_half = today.z_half.unwrap();
-    let with = |day1: f64| {
-        run(&input, &CalibrationConfig { day1_z_half: Some(day1), ..Default::default() }).unwrap()
-    };
+    let with = |day1: f64| run(&input, &CalibrationConfig { day1_z_half: Some(day1), ..Default::default() }).unwrap();
     for day1 in [z_half, z_half + 1.0] {
         let later = with(day1);
         assert_eq!((later.threshold, later.carried_over), (today.threshold, false), "never beyond today's");

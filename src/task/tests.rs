@@ -220,7 +220,11 @@ fn a_doubted_or_missed_frame_resets_the_hold_counter() {
     for twitch in [true, false] {
         let mut task = begun(&config);
         run(&mut task, 4, at(90.0));
-        if twitch { task.step(doubted(90.0)) } else { task.missed(1) };
+        if twitch {
+            task.step(doubted(90.0))
+        } else {
+            task.missed(1)
+        };
         assert_eq!(task.step(at(90.0)).events.as_slice(), []);
         assert_eq!(task.step(at(90.0)).events.as_slice(), [TaskEvent::Hit]);
     }
@@ -305,7 +309,10 @@ fn phases_of_no_frames_are_passed_through() {
     assert_eq!((out.state, out.phase_frame), (TaskState::Control, 1));
     assert_eq!(out.events.as_slice(), [TaskEvent::TrialStart, TaskEvent::Aversive, NOISE]);
     let out = task.step(at(5.0));
-    assert_eq!((out.state, out.trial_number, out.events.as_slice()), (TaskState::Control, 2, &[TaskEvent::TrialStart][..]));
+    assert_eq!(
+        (out.state, out.trial_number, out.events.as_slice()),
+        (TaskState::Control, 2, &[TaskEvent::TrialStart][..])
+    );
 }
 
 #[test]
@@ -318,7 +325,10 @@ fn a_state_that_cannot_be_read_is_refused() {
 
 /// Long walks: any mixture of frames, doubted ones, missing ones, and pauses.
 fn walk() -> impl Strategy<Value = Vec<(u8, f64, usize)>> {
-    prop::collection::vec((0u8..40, -8i32..101, 0usize..9).prop_map(|(kind, deg, step)| (kind, f64::from(deg), step)), 1..2000)
+    prop::collection::vec(
+        (0u8..40, -8i32..101, 0usize..9).prop_map(|(kind, deg, step)| (kind, f64::from(deg), step)),
+        1..2000,
+    )
 }
 
 fn act(task: &mut Task, (kind, rotation_deg, step): (u8, f64, usize)) -> TaskOutput {

@@ -213,8 +213,8 @@ impl BoardModel {
         }
     }
 
-    /// Time goes on: pulses close, and the heartbeat watch runs out, in the order of their times. A pulse that is due at
-    /// the very moment at which the watch runs out ends by its own timer.
+    /// Time goes on: pulses close, and the heartbeat watch runs out, in the order of their times. A pulse that is due
+    /// at the very moment at which the watch runs out ends by its own timer.
     pub fn advance(&mut self, now_us: u64) {
         loop {
             let pulse_us = self.lines.iter().flatten().map(OpenPulse::due_us).min().filter(|&due| due <= now_us);

@@ -1,8 +1,8 @@
 //! The one place of this folder with `unsafe`: a second, owned descriptor of a serial port that is open.
 //!
 //! Why it is needed: `serialport` waits for room and then writes in blocking mode, and a terminal blocks a write for
-//! which there is room in part only. A hung port would so hold up the real-time thread. With a descriptor of our own the
-//! port is made non-blocking and written to without allocation. `TTYPort` lends its descriptor as a number only
+//! which there is room in part only. A hung port would so hold up the real-time thread. With a descriptor of our own
+//! the port is made non-blocking and written to without allocation. `TTYPort` lends its descriptor as a number only
 //! (`AsRawFd`), and turning a number into a borrowed descriptor is unsafe.
 #![allow(unsafe_code)]
 

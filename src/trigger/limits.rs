@@ -6,8 +6,8 @@
 //!
 //! What was allowed counts as delivered for ever: nothing gives it back, not a failed write, not a missing
 //! acknowledgement. A pulse counts with its whole width in every 60 s that hold any part of it, so that
-//! in no window `[t, t + 60 s)` of the host's clock more than the bound is on. The board sees pulses later by the line's
-//! delay, which may vary by some milliseconds; the bounds hold for the host's times.
+//! in no window `[t, t + 60 s)` of the host's clock more than the bound is on. The board sees pulses later by the
+//! line's delay, which may vary by some milliseconds; the bounds hold for the host's times.
 //!
 //! Cost: at most one pass over the last minute's pulses. Memory: `max_pulses_per_minute` entries, allocated once.
 //! Not recomputed in a replay: a verdict is an input of the engine.
@@ -345,6 +345,37 @@ mod tests {
     }
 
     #[test]
+    fn after_the_clock_went_back_a_pulse_counts_at_the_latest_time_seen() {
+        let mut limits = Limits::new(&config());
+        limits.check(&reward(0), 300_000 * MS);
+        assert_eq!(limits.check(&reward(100), 150_000 * MS), LimitVerdict::Allowed);
+        let early = LimitReason::Interval { since_us: 400_000, min_us: 500_000 };
+        assert_eq!(limits.check(&reward(100), 300_500 * MS), LimitVerdict::Refused(early));
+    }
+
+    #[test]
+    fn the_session_is_bounded_to_the_microsecond_and_to_the_pulse() {
+        let mut limits = Limits::new(&config());
+        for minute in 0..5 {
+            assert_eq!(limits.check(&reward(199), minute * 61_000 * MS), LimitVerdict::Allowed);
+        }
+        let wide = Intent { width_us: 5_001, ..reward(0) };
+        let over = LimitReason::OnPerSession { would_be_us: 1_000_001, max_us: 1_000_000 };
+        assert_eq!(limits.check(&wide, 400_000 * MS), LimitVerdict::Refused(over));
+        for pulse in 1..8 {
+            assert_eq!(
+                limits.check(&reward(0), 0),
+                LimitVerdict::Refused(LimitReason::PulseWidth { width_us: 0, max_us: 200_000 })
+            );
+            let tiny = Intent { width_us: 1, ..reward(0) };
+            assert_eq!(limits.check(&tiny, (400_000 + pulse * 61_000) * MS), LimitVerdict::Allowed);
+        }
+        let over = LimitReason::PulsesPerSession { would_be: 13, max: 12 };
+        let tiny = Intent { width_us: 1, ..reward(0) };
+        assert_eq!(limits.check(&tiny, 2_000_000 * MS), LimitVerdict::Refused(over));
+    }
+
+    #[test]
     fn counts_survive_a_crash_and_the_minute_starts_again_in_full() {
         let mut limits = Limits::new(&config());
         assert_eq!(limits.check(&reward(200), 5 * MS), LimitVerdict::Allowed);
@@ -367,7 +398,11 @@ mod tests {
             steps in prop::collection::vec((0_u64..20_000, 0_u32..260), 1..200),
             crash in prop::option::of(0_usize..200),
         ) {
-            let config = LimitsConfig { max_pulses_per_session: Some(40), max_on_ms_per_session: Some(4_000.0), ..config() };
+            let config = LimitsConfig {
+                max_pulses_per_session: Some(40),
+                max_on_ms_per_session: Some(4_000.0),
+                ..config()
+            };
             let mut limits = Limits::new(&config);
             let (mut now_ns, mut given) = (0, Vec::new());
             for (index, (wait_ms, width_ms)) in steps.into_iter().enumerate() {
@@ -405,7 +440,11 @@ mod tests {
             before in prop::collection::vec((0_u64..9_000, 1_u32..200), 1..30),
             after in prop::collection::vec((0_u64..9_000, 1_u32..200), 1..30),
         ) {
-            let config = LimitsConfig { max_pulses_per_session: Some(1_000), max_on_ms_per_session: Some(1e6), ..config() };
+            let config = LimitsConfig {
+                max_pulses_per_session: Some(1_000),
+                max_on_ms_per_session: Some(1e6),
+                ..config()
+            };
             let mut straight = Limits::new(&config);
             let mut now_ns = 0;
             for (wait_ms, width_ms) in before {

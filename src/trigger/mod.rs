@@ -9,8 +9,8 @@
 //! once allowed it counts as delivered for ever; the host never times a pulse; nothing here allocates after
 //! construction; no call waits longer than the write timeout.
 //!
-//! `protocol` has the bytes, `parser` reads them, `device` is the door, `serial` the real board, `board` the board's own
-//! rules as pure code, `valve` that code behind a real pseudo-terminal, `limits` the last check before the device.
+//! `protocol` has the bytes, `parser` reads them, `device` is the door, `serial` the real board, `board` the board's
+//! own rules as pure code, `valve` that code behind a real pseudo-terminal, `limits` the last check before the device.
 
 mod board;
 #[cfg(unix)]

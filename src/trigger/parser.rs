@@ -265,7 +265,9 @@ mod tests {
 
         #[test]
         fn every_message_read_stands_whole_in_the_stream(
-            parts in prop::collection::vec((garbage(), replies(), any::<prop::sample::Index>(), 0_u8..4, any::<u8>()), 1..6)
+            parts in prop::collection::vec(
+                (garbage(), replies(), any::<prop::sample::Index>(), 0_u8..4, any::<u8>()), 1..6
+            )
         ) {
             let mut bytes = Vec::new();
             for (noise, reply, place, damage, value) in parts {
@@ -290,7 +292,9 @@ mod tests {
 
         #[test]
         fn any_cutting_of_the_stream_gives_the_same_messages(
-            noise in garbage(), sent in prop::collection::vec(replies(), 1..6), cuts in prop::collection::vec(1_usize..9, 1..20)
+            noise in garbage(),
+            sent in prop::collection::vec(replies(), 1..6),
+            cuts in prop::collection::vec(1_usize..9, 1..20)
         ) {
             let mut bytes = noise;
             bytes.extend(sent.iter().flat_map(|reply| reply.encode().as_slice().to_vec()));
@@ -323,7 +327,9 @@ mod tests {
         }
 
         #[test]
-        fn one_flipped_bit_never_yields_a_command(command in commands(), place in any::<prop::sample::Index>(), bit in 0_u8..7) {
+        fn one_flipped_bit_never_yields_a_command(
+            command in commands(), place in any::<prop::sample::Index>(), bit in 0_u8..7
+        ) {
             prop_assume!(command != Command::Safe);
             let mut bytes = command.encode().as_slice().to_vec();
             let place = 1 + place.index(bytes.len() - 1);

@@ -3,8 +3,8 @@
 //! In: commands and replies as values. Out: their bytes, in arrays of fixed size.
 //!
 //! Every byte from 0x80 up begins a message; every other byte is 7 bits of data. A `u32` takes five data bytes, highest
-//! first (4 + 7 + 7 + 7 + 7 bits). Every message but SAFE ends with a check of three data bytes (2 + 7 + 7 bits): the CRC
-//! of the message's bytes before it, polynomial 0x1021, start value 0, highest bit first (XMODEM; avr-libc's
+//! first (4 + 7 + 7 + 7 + 7 bits). Every message but SAFE ends with a check of three data bytes (2 + 7 + 7 bits): the
+//! CRC of the message's bytes before it, polynomial 0x1021, start value 0, highest bit first (XMODEM; avr-libc's
 //! `_crc_xmodem_update`). A byte >= 0x80 in the middle of a message abandons that message and begins its own.
 //!
 //! | first byte | from the host | data bytes between it and the check |
@@ -489,6 +489,15 @@ mod tests {
         // 0xC2BB, computed apart from this code with Python's binascii.crc_hqx(head, 0).
         assert_eq!(&bytes.as_slice()[17..], &[3, 0x05, 0x3B]);
         assert_eq!(bytes.as_slice().len(), 20);
+    }
+
+    #[test]
+    fn a_number_above_32_bits_is_no_command_even_with_a_right_check() {
+        for (first_group, accepted) in [(0x0F, true), (0x10, false)] {
+            let message = Encoded::start(SYNC).data(first_group).data(0).data(0).data(0).data(0).checked();
+            assert!(check_is_right(message.as_slice()));
+            assert_eq!(Command::decode(message.as_slice()).is_some(), accepted, "{first_group:#x}");
+        }
     }
 
     #[test]

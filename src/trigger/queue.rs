@@ -1,5 +1,5 @@
-//! A first-in first-out queue of fixed size for values that are copied. When it is full the newcomer is refused, and the
-//! caller counts it.
+//! A first-in first-out queue of fixed size for values that are copied. When it is full the newcomer is refused, and
+//! the caller counts it.
 
 #[derive(Debug, Clone)]
 pub(super) struct Queue<T: Copy, const N: usize> {

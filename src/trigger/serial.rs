@@ -1,14 +1,14 @@
 //! A pulse board on a serial port.
 //!
-//! In: intents (the calling thread writes them itself) and the port's bytes (read by a thread of the caller's). Out: bytes
-//! on the line; [`DeviceEvent`]s. Cost of a command: one system call, 15 to 40 us on a pseudo-terminal.
+//! In: intents (the calling thread writes them itself) and the port's bytes (read by a thread of the caller's). Out:
+//! bytes on the line; [`DeviceEvent`]s. Cost of a command: one system call, 15 to 40 us on a pseudo-terminal.
 //!
 //! On Unix the port is non-blocking and is written through a descriptor of its own: a write never waits longer than
 //! `write_timeout_ms` in all, and allocates nothing, not even when it fails. On Windows the driver's write timeout
 //! bounds it; there the port's read shares that timeout and its file lock, so the reader's waits are kept as short.
 //!
-//! Opening waits for the board to answer HELLO (an Arduino restarts when its port is opened, which takes 2 s). From then
-//! on the board wants heartbeats: start sending them at once. Dropping the trigger sends SAFE as a last act.
+//! Opening waits for the board to answer HELLO (an Arduino restarts when its port is opened, which takes 2 s). From
+//! then on the board wants heartbeats: start sending them at once. Dropping the trigger sends SAFE as a last act.
 
 use std::io::Read;
 #[cfg(not(unix))]
@@ -54,8 +54,8 @@ pub enum OpenError {
     },
     /// Nobody answers HELLO.
     #[error(
-        "{port}: no answer to HELLO at {baud} baud within {waited_ms} ms ({received_bytes} bytes came); expected a board \
-         that speaks the plain serial protocol, version {PROTOCOL_VERSION}"
+        "{port}: no answer to HELLO at {baud} baud within {waited_ms} ms ({received_bytes} bytes came); expected a \
+         board that speaks the plain serial protocol, version {PROTOCOL_VERSION}"
     )]
     NoAnswer {
         /// The port.

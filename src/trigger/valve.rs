@@ -1,5 +1,5 @@
-//! A simulated valve behind a real pseudo-terminal: what a rig without hardware, and every test of the serial way, talks
-//! to.
+//! A simulated valve behind a real pseudo-terminal: what a rig without hardware, and every test of the serial way,
+//! talks to.
 //!
 //! In: the bytes that a host writes to [`ValveSimulator::path`]. Out: a board's answers in real time, statistics, and,
 //! if asked for, one JSON line a pulse in a file. It runs [`BoardModel`] in a thread of its own, and outlives the hosts

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use maud::PreEscaped;
 
-use super::super::data::{Role, Roi, RoiShape, SessionReport};
+use super::super::data::{Roi, RoiShape, Role, SessionReport};
 use super::super::image;
 use super::{Px, Svg, escape, role_class, role_name};
 
@@ -85,8 +85,7 @@ fn bounds(roi: &Roi) -> Option<[f64; 4]> {
 
 /// Sets each label at the side of its ROI that is free of other labels and ROIs.
 fn labels(svg: &mut Svg, rois: &[&Roi], scale: f64, (w, h): (f64, f64)) {
-    let boxes: Vec<Option<[f64; 4]>> =
-        rois.iter().map(|roi| bounds(roi).map(|b| b.map(|v| v * scale))).collect();
+    let boxes: Vec<Option<[f64; 4]>> = rois.iter().map(|roi| bounds(roi).map(|b| b.map(|v| v * scale))).collect();
     let mut taken: Vec<[f64; 4]> = boxes.iter().flatten().copied().collect();
     for (roi, b) in rois.iter().zip(&boxes) {
         let Some([top, left, bottom, right]) = *b else { continue };

@@ -48,7 +48,12 @@ pub(in super::super) fn distribution(calibration: &Calibration) -> Option<PreEsc
         svg.line("axis", x.at(*v), bottom, x.at(*v), bottom + 4.0);
         svg.text("tick mid", x.at(*v), bottom + 17.0, &tick_label(*v, &marks));
     }
-    svg.text("tick mid", (LEFT + RIGHT) / 2.0, bottom + 36.0, "x = mean \u{394}F/F of P+ minus mean \u{394}F/F of P\u{2212}");
+    svg.text(
+        "tick mid",
+        (LEFT + RIGHT) / 2.0,
+        bottom + 36.0,
+        "x = mean \u{394}F/F of P+ minus mean \u{394}F/F of P\u{2212}",
+    );
     svg.text("tick end", LEFT - 10.0, top + 10.0, "frames");
     for (value, class, label_class, name) in [
         (calibration.range_low, "limit limit-aversive", "label-aversive", "range low"),

@@ -7,7 +7,7 @@ use super::super::digest::Digest;
 use super::traces::Rows;
 use super::{LEFT, Svg, TimeAxis, WIDTH, cursor, grating, motion, phase_bands, reward_lines};
 
-const GAP: f64 = 30.0;
+const GAP: f64 = 34.0;
 
 /// The figure; `None` where the stretch has neither cells nor a cursor.
 pub(in super::super) fn closeup(report: &SessionReport, digest: &Digest) -> Option<PreEscaped<String>> {
@@ -22,7 +22,7 @@ pub(in super::super) fn closeup(report: &SessionReport, digest: &Digest) -> Opti
     let strip = if report.trials.is_empty() { 2.0 } else { 22.0 };
     let cells_top = strip + 8.0;
     let first_row = cells_top + if rows.is_some() { 16.0 } else { 0.0 };
-    let cells_bottom = rows.as_ref().map_or(cells_top, |r| first_row + r.height());
+    let cells_bottom = rows.as_ref().map_or(cells_top, |r| first_row + r.height() + 4.0);
     let cursor_top = cells_bottom + if rows.is_some() { GAP } else { 14.0 };
     let cursor_bottom = if has_cursor { cursor_top + 130.0 } else { cells_bottom };
     let grating_top = cursor_bottom + GAP;
@@ -61,7 +61,11 @@ fn trial_strip(svg: &mut Svg, axis: &TimeAxis, report: &SessionReport) {
             Outcome::Miss => ("miss", "miss"),
             Outcome::Open => ("open", "open"),
         };
-        svg.titled_rect(&format!("strip strip-{class}"), [x, 2.0, width - 1.0, 18.0], &format!("trial {}: {name}", trial.number));
+        svg.titled_rect(
+            &format!("strip strip-{class}"),
+            [x, 2.0, width - 1.0, 18.0],
+            &format!("trial {}: {name}", trial.number),
+        );
         let long = format!("{} {name}", trial.number);
         let short = trial.number.to_string();
         let fitting = [long, short].into_iter().find(|t| 7.2 * t.len() as f64 + 6.0 <= width);

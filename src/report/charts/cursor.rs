@@ -6,7 +6,8 @@ use maud::PreEscaped;
 use super::super::data::SessionReport;
 use super::super::digest::Digest;
 use super::{
-    DENSE, LEFT, RIGHT, Scale, Svg, TimeAxis, WIDTH, envelope, gap_of, phase_bands, quantile, tick_label, ticks, trace_path,
+    DENSE, LEFT, RIGHT, Scale, Svg, TimeAxis, WIDTH, envelope, gap_of, phase_bands, quantile, tick_label, ticks,
+    trace_path,
 };
 
 /// Whether the session has a cursor at all.

@@ -12,6 +12,12 @@ use super::super::digest::Digest;
 use super::super::format;
 use super::{LEFT, Px, RIGHT, Scale, Svg, TimeAxis, WIDTH, gap_of, phase_bands};
 
+/// Half a period of a grating, dark to bright; near enough to a sine.
+const STOPS: &str = concat!(
+    r##"<stop offset="0" stop-color="#1c1c1c"/><stop offset=".2" stop-color="#303030"/>"##,
+    r##"<stop offset=".5" stop-color="#808080"/><stop offset=".8" stop-color="#d0d0d0"/>"##,
+    r##"<stop offset="1" stop-color="#e4e4e4"/>"##
+);
 /// Steps of the feedback, and degrees between them.
 const STEPS: usize = 7;
 const STEP_DEG: f64 = 15.0;
@@ -73,9 +79,9 @@ fn grating(svg: &mut Svg, k: usize, (x, y): (f64, f64), deg: f64) {
     let across = (deg + 90.0).to_radians();
     let (dx, dy) = (across.cos() * HALF_PERIOD, -across.sin() * HALF_PERIOD);
     let (x1, y1, x2, y2) = (Px(x - dx / 2.0), Px(y - dy / 2.0), Px(x + dx / 2.0), Px(y + dy / 2.0));
-    svg.raw(&format!(
-        r##"<linearGradient id="bars{k}" gradientUnits="userSpaceOnUse" spreadMethod="reflect" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"><stop offset="0" stop-color="#1c1c1c"/><stop offset=".2" stop-color="#303030"/><stop offset=".5" stop-color="#808080"/><stop offset=".8" stop-color="#d0d0d0"/><stop offset="1" stop-color="#e4e4e4"/></linearGradient>"##
-    ));
+    let ends =
+        format!(r#"gradientUnits="userSpaceOnUse" spreadMethod="reflect" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}""#);
+    svg.raw(&format!(r#"<linearGradient id="bars{k}" {ends}>{STOPS}</linearGradient>"#));
     let (x, y) = (Px(x), Px(y));
     svg.raw(&format!(r##"<circle class="patch" cx="{x}" cy="{y}" r="32" fill="url(#bars{k})"/>"##));
 }

@@ -11,15 +11,15 @@ pub(super) mod grating;
 pub(super) mod latency;
 pub(super) mod motion;
 pub(super) mod overview;
+mod svg;
 pub(super) mod traces;
 
-use std::fmt::{Display, Write};
-
-use maud::PreEscaped;
+use std::fmt::Write;
 
 use super::data::{Phase, Role};
 use super::digest::Digest;
 use super::format;
+use svg::{Px, Svg, escape};
 
 /// Width of a full figure, in its own units (about one CSS pixel on a 1280 px screen).
 pub(super) const WIDTH: f64 = 1120.0;
@@ -29,88 +29,6 @@ pub(super) const RIGHT: f64 = WIDTH - 92.0;
 
 /// Samples in a unit of width beyond which a line would fill its panel, and a band with its mean is drawn instead.
 pub(super) const DENSE: f64 = 3.0;
-
-/// A coordinate with one decimal and no trailing zero.
-pub(super) struct Px(pub f64);
-
-impl Display for Px {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tenths = if self.0.is_finite() { (self.0.clamp(-1e6, 1e6) * 10.0).round() as i64 } else { 0 };
-        if tenths % 10 == 0 {
-            return write!(f, "{}", tenths / 10);
-        }
-        let sign = if tenths < 0 { "-" } else { "" };
-        write!(f, "{sign}{}.{}", tenths.abs() / 10, tenths.abs() % 10)
-    }
-}
-
-/// An SVG picture that is being drawn. Every text goes through an escaper.
-pub(super) struct Svg {
-    width: f64,
-    height: f64,
-    label: String,
-    body: String,
-}
-
-impl Svg {
-    /// An empty picture; `label` is what a screen reader says.
-    pub fn new(width: f64, height: f64, label: &str) -> Self {
-        Self { width, height, label: escape(label), body: String::new() }
-    }
-
-    pub fn line(&mut self, class: &str, x1: f64, y1: f64, x2: f64, y2: f64) {
-        let (x1, y1, x2, y2) = (Px(x1), Px(y1), Px(x2), Px(y2));
-        let _ = write!(self.body, r#"<line class="{class}" x1="{x1}" y1="{y1}" x2="{x2}" y2="{y2}"/>"#);
-    }
-
-    pub fn rect(&mut self, class: &str, x: f64, y: f64, width: f64, height: f64) {
-        let (x, y, width, height) = (Px(x), Px(y), Px(width.max(0.0)), Px(height.max(0.0)));
-        let _ = write!(self.body, r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}"/>"#);
-    }
-
-    /// A rectangle that says more when the pointer rests on it.
-    pub fn titled_rect(&mut self, class: &str, [x, y, width, height]: [f64; 4], title: &str) {
-        let (x, y, width, height) = (Px(x), Px(y), Px(width.max(0.0)), Px(height.max(0.0)));
-        let title = escape(title);
-        let _ = write!(
-            self.body,
-            r#"<rect class="{class}" x="{x}" y="{y}" width="{width}" height="{height}"><title>{title}</title></rect>"#
-        );
-    }
-
-    pub fn path(&mut self, class: &str, d: &str) {
-        if !d.is_empty() {
-            let _ = write!(self.body, r#"<path class="{class}" d="{d}"/>"#);
-        }
-    }
-
-    /// Text with its baseline at `y`; the class names `end` and `mid` anchor it.
-    pub fn text(&mut self, class: &str, x: f64, y: f64, text: &str) {
-        let (x, y, text) = (Px(x), Px(y), escape(text));
-        let _ = write!(self.body, r#"<text class="{class}" x="{x}" y="{y}">{text}</text>"#);
-    }
-
-    /// Anything else; the caller answers for its markup.
-    pub fn raw(&mut self, markup: &str) {
-        self.body.push_str(markup);
-    }
-
-    /// The element, as it goes into the page.
-    pub fn finish(self) -> PreEscaped<String> {
-        let (w, h) = (Px(self.width), Px(self.height));
-        PreEscaped(format!(
-            r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {w} {h}" role="img" aria-label="{}">{}</svg>"#,
-            self.label, self.body
-        ))
-    }
-}
-
-/// Text made safe for markup and attributes.
-pub(super) fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let _ = maud::Escaper::new(&mut out).write_str(text);
-    out
-}
 
 /// A linear map from values to coordinates.
 #[derive(Debug, Clone, Copy)]
@@ -231,20 +149,17 @@ impl TimeAxis {
 /// A line that leaves gaps at values that are not finite and at jumps along x, and that draws no more than the
 /// smallest and the largest sample of each column of a unit's width.
 pub(super) fn trace_path(points: impl Iterator<Item = (f64, f64)>, gap: f64) -> String {
-    let mut d = String::new();
+    let mut pen = Pen::default();
     let mut column: Option<Column> = None;
-    let mut down = false;
     let mut last_x = f64::NEG_INFINITY;
     for (x, y) in points.filter(|p| p.0.is_finite()) {
-        let jump = x - last_x > gap;
+        let lift = x - last_x > gap || !y.is_finite();
         last_x = x;
-        if !y.is_finite() || jump || column.as_ref().is_some_and(|c| c.key != x.floor()) {
-            if let Some(c) = column.take() {
-                c.emit(&mut d, &mut down);
-            }
+        if let Some(c) = column.take_if(|c| lift || c.key != x.floor()) {
+            c.draw(&mut pen);
         }
-        if jump || !y.is_finite() {
-            down = false;
+        if lift {
+            pen.lift();
         }
         if y.is_finite() {
             match &mut column {
@@ -254,9 +169,33 @@ pub(super) fn trace_path(points: impl Iterator<Item = (f64, f64)>, gap: f64) -> 
         }
     }
     if let Some(c) = column {
-        c.emit(&mut d, &mut down);
+        c.draw(&mut pen);
     }
-    d
+    pen.lift();
+    pen.d
+}
+
+/// Writes the data of a path.
+#[derive(Default)]
+struct Pen {
+    d: String,
+    /// Points since the pen was set down.
+    points: u32,
+}
+
+impl Pen {
+    fn to(&mut self, (x, y): (f64, f64)) {
+        let _ = write!(self.d, "{}{} {}", if self.points == 0 { 'M' } else { 'L' }, Px(x), Px(y));
+        self.points += 1;
+    }
+
+    fn lift(&mut self) {
+        if self.points == 1 {
+            // A sample alone between gaps is a point: a line of no length with round caps.
+            self.d.push_str("h0");
+        }
+        self.points = 0;
+    }
 }
 
 /// The samples of one column: where the smallest and the largest are.
@@ -276,16 +215,12 @@ impl Column {
         }
     }
 
-    fn emit(self, d: &mut String, down: &mut bool) {
+    fn draw(self, pen: &mut Pen) {
         let (first, second) = if self.low.0 <= self.high.0 { (self.low, self.high) } else { (self.high, self.low) };
-        let _ = write!(d, "{}{} {}", if *down { 'L' } else { 'M' }, Px(first.0), Px(first.1));
+        pen.to(first);
         if second != first {
-            let _ = write!(d, "L{} {}", Px(second.0), Px(second.1));
-        } else if !*down {
-            // A sample alone between gaps is a point: a line of no length with round caps.
-            d.push_str("h0");
+            pen.to(second);
         }
-        *down = true;
     }
 }
 
@@ -360,6 +295,7 @@ pub(super) fn phase_bands(svg: &mut Svg, axis: &TimeAxis, digest: &Digest, top: 
 
 /// Thin lines through a panel at the rewards, one a column at most.
 pub(super) fn reward_lines(svg: &mut Svg, axis: &TimeAxis, digest: &Digest, top: f64, bottom: f64) {
+    let mut drawn = 0;
     let mut d = String::new();
     let mut last = f64::NEG_INFINITY;
     for t in digest.rewards_s.iter().filter(|t| axis.shows(**t, **t)) {
@@ -367,9 +303,11 @@ pub(super) fn reward_lines(svg: &mut Svg, axis: &TimeAxis, digest: &Digest, top:
         if x - last >= 1.0 {
             let _ = write!(d, "M{} {}V{}", Px(x), Px(top), Px(bottom));
             last = x;
+            drawn += 1;
         }
     }
-    svg.path("reward", &d);
+    // Many lines would hide what they mark.
+    svg.path(if drawn > 16 { "reward reward-faint" } else { "reward" }, &d);
 }
 
 /// The class that colours a role.
@@ -393,13 +331,6 @@ pub(super) fn role_name(role: Role) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn coordinates_are_short() {
-        let text = |v| Px(v).to_string();
-        assert_eq!([text(3.0), text(-0.04), text(-0.26), text(12.345)], ["3", "0", "-0.3", "12.3"]);
-        assert_eq!(text(f64::NAN), "0");
-    }
 
     #[test]
     fn ticks_are_round_and_inside() {
@@ -428,15 +359,7 @@ mod tests {
         let points = (0..100_000).map(|i| (f64::from(i) / 1000.0, if i == 54_321 { 99.0 } else { f64::from(i % 7) }));
         let d = trace_path(points, 5.0);
         assert!(d.contains(" 99"), "the one peak is drawn");
-        assert!(d.matches(['M', 'L']).count() <= 200);
-    }
-
-    #[test]
-    fn texts_are_escaped() {
-        let mut svg = Svg::new(10.0, 10.0, "a\"b");
-        svg.text("t", 0.0, 0.0, "<script>&");
-        let out = svg.finish().into_string();
-        assert!(out.contains("&lt;script&gt;&amp;") && out.contains("a&quot;b"), "{out}");
+        assert_eq!(d.matches(['M', 'L']).count(), 200, "two points in each of 100 columns");
     }
 
     #[test]

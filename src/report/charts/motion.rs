@@ -6,7 +6,12 @@ use maud::PreEscaped;
 
 use super::super::data::{FrameRow, SessionReport};
 use super::super::digest::Digest;
-use super::{LEFT, Px, RIGHT, Scale, Svg, TimeAxis, WIDTH, gap_of, phase_bands, quantile, tick_label, ticks, trace_path};
+use super::{
+    LEFT, Px, RIGHT, Scale, Svg, TimeAxis, WIDTH, gap_of, phase_bands, quantile, tick_label, ticks, trace_path,
+};
+
+/// Name, top, range of values, and the value of a frame.
+type Panel = (&'static str, f64, (f64, f64), fn(&FrameRow) -> f32);
 
 /// Three panels above one axis; `None` where no frame was registered.
 pub(in super::super) fn motion(report: &SessionReport, digest: &Digest) -> Option<PreEscaped<String>> {
@@ -24,7 +29,7 @@ pub(in super::super) fn motion(report: &SessionReport, digest: &Digest) -> Optio
     let shift = (low - margin, high + margin);
     let score_low = quantile(report.frames.iter().map(|f| f.score), 0.0).unwrap_or(0.0);
     let score = (if score_low < 0.5 { score_low.clamp(-1.0, 0.0) } else { 0.5 }, 1.02);
-    let panels: [(&str, f64, (f64, f64), fn(&FrameRow) -> f32); 3] = [
+    let panels: [Panel; 3] = [
         ("dy (rows), pixels", 24.0, shift, |f| f.dy_px),
         ("dx (columns), pixels", 126.0, shift, |f| f.dx_px),
         ("score of the fit", 228.0, score, |f| f.score),

@@ -84,10 +84,9 @@ fn running(svg: &mut Svg, axis: &TimeAxis, report: &SessionReport, digest: &Dige
     let look_back = look_back(digest.outcomes.closed());
     let closed: Vec<&TrialRow> =
         report.trials.iter().filter(|t| t.outcome != Outcome::Open && t.end_s.is_finite()).collect();
-    for (outcome, line, label) in [
-        (Outcome::Aversive, "line-aversive", "label-aversive aversive"),
-        (Outcome::Hit, "line-hit", "label-hit hit"),
-    ] {
+    for (outcome, line, label) in
+        [(Outcome::Aversive, "line-aversive", "label-aversive aversive"), (Outcome::Hit, "line-hit", "label-hit hit")]
+    {
         let mut d = String::new();
         let mut last = 0.0;
         for (i, trial) in closed.iter().enumerate().skip(look_back.min(closed.len()).saturating_sub(1)) {
@@ -131,7 +130,9 @@ fn rate(svg: &mut Svg, axis: &TimeAxis, digest: &Digest, (top, bottom): (f64, f6
     let starts = multiples((axis.span_s.0 / bin_s).floor() * bin_s, axis.span_s.1, bin_s);
     let bins: Vec<(f64, f64, usize)> = starts
         .iter()
-        .map(|&from| (from, from + bin_s, digest.rewards_s.iter().filter(|t| **t >= from && **t < from + bin_s).count()))
+        .map(|&from| {
+            (from, from + bin_s, digest.rewards_s.iter().filter(|t| **t >= from && **t < from + bin_s).count())
+        })
         .collect();
     // The first and the last bin may be cut by the session: what was in them counts for the time that they had.
     let rates: Vec<(f64, f64, f64)> = bins
@@ -150,7 +151,8 @@ fn rate(svg: &mut Svg, axis: &TimeAxis, digest: &Digest, (top, bottom): (f64, f6
     }
     for (from, to, per_minute) in rates.into_iter().filter(|r| r.2 > 0.0) {
         let (x, width) = axis.stretch(from, to);
-        let title = format!("{} to {}: {} a minute", format::clock(from), format::clock(to), format::fixed(per_minute, 1));
+        let title =
+            format!("{} to {}: {} a minute", format::clock(from), format::clock(to), format::fixed(per_minute, 1));
         svg.titled_rect("fill-hit", [x + 0.5, y.at(per_minute), width - 1.0, bottom - y.at(per_minute)], &title);
     }
 }

@@ -6,8 +6,8 @@ use super::super::data::{Role, SessionReport, Trace};
 use super::super::digest::Digest;
 use super::super::format;
 use super::{
-    DENSE, LEFT, RIGHT, Scale, Svg, TimeAxis, WIDTH, envelope, gap_of, phase_bands, quantile, reward_lines, role_class, role_name,
-    trace_path,
+    DENSE, LEFT, RIGHT, Scale, Svg, TimeAxis, WIDTH, envelope, gap_of, phase_bands, quantile, reward_lines, role_class,
+    role_name, trace_path,
 };
 
 /// More rows than this are not readable on a page.
@@ -34,9 +34,9 @@ impl<'a> Rows<'a> {
         let mut traces: Vec<&Trace> = report.traces.iter().filter(|t| !t.dff.is_empty()).collect();
         traces.sort_by_key(|t| order(t.role));
         traces.truncate(MOST_TRACES);
-        let peaks = traces.iter().filter_map(|t| {
-            Some(quantile(t.dff.iter().copied(), 0.999)? - quantile(t.dff.iter().copied(), 0.2)?)
-        });
+        let peaks = traces
+            .iter()
+            .filter_map(|t| Some(quantile(t.dff.iter().copied(), 0.999)? - quantile(t.dff.iter().copied(), 0.2)?));
         let peak = peaks.fold(None, |a: Option<f64>, b| Some(a.map_or(b, |a| a.max(b))))?;
         let gain = if peak > 1e-6 { row * 1.45 / peak } else { row };
         Some(Self { traces, row, gain })
@@ -54,13 +54,13 @@ impl<'a> Rows<'a> {
         for (i, trace) in self.traces.iter().enumerate() {
             let foot = top + self.row * (i as f64 + 1.0) - 3.0;
             let rest = quantile(trace.dff.iter().copied(), 0.2).unwrap_or(0.0);
-            let points = report.frames.iter().zip(&trace.dff).filter(|(f, _)| axis.shows(f.time_s, f.time_s)).map(
-                |(f, v)| {
+            let points =
+                report.frames.iter().zip(&trace.dff).filter(|(f, _)| axis.shows(f.time_s, f.time_s)).map(|(f, v)| {
                     let rise = (f64::from(*v) - rest) * self.gain;
-                    let rise = if v.is_finite() { rise.clamp(-0.5 * self.row, REACH_ROWS * self.row) } else { f64::NAN };
+                    let rise =
+                        if v.is_finite() { rise.clamp(-0.5 * self.row, REACH_ROWS * self.row) } else { f64::NAN };
                     (axis.x(f.time_s), foot - rise)
-                },
-            );
+                });
             let line = if dense {
                 let (band, mean) = envelope(points, 1.0);
                 svg.path(&format!("envelope fill-{}", role_class(trace.role)), &band);

@@ -15,8 +15,8 @@
 //! Coordinates are `[row, column]` in pixels; whole numbers are the pixels' centres, (0, 0) is the centre of the top
 //! left one. Each ROI has exactly one of:
 //! * `polygon`: corners in order, at least three; pixels whose centre lies inside (even-odd rule; of a centre that lies
-//!   exactly on an edge, top and left edges count as inside, bottom and right ones do not, so that polygons side by side
-//!   share no pixel), weight 1;
+//!   exactly on an edge, top and left edges count as inside, bottom and right ones do not, so that polygons side by
+//!   side share no pixel), weight 1;
 //! * `disc`: pixels whose centre is at most `radius_px` away, weight 1;
 //! * `pixels`: `[row, column]` or `[row, column, weight]`, weight 1 where it is not given.
 //!
@@ -24,7 +24,7 @@
 //! `reference` may be left out; it is the path of a 2-D numeric `.npy` file, taken from the folder of the JSON file, or
 //! the image itself as a list of rows. Other keys are errors, so that a misspelt one is not silently lost.
 //!
-//! [`write`] writes the same format: pixels with their weights, the reference as rows if the file had one. What was
+//! [`write()`] writes the same format: pixels with their weights, the reference as rows if the file had one. What was
 //! read, written and read again is equal bit for bit.
 
 use super::npy::matrix_from_npy;
@@ -376,7 +376,9 @@ mod tests {
         }
 
         #[test]
-        fn no_text_makes_the_reader_panic(text in r#"\{("rois"|"height_px"|"reference"|:|,|\[|\]|\{|\}|-?[0-9]{1,3}){0,30}"#) {
+        fn no_text_makes_the_reader_panic(
+            text in r#"\{("rois"|"height_px"|"reference"|:|,|\[|\]|\{|\}|-?[0-9]{1,3}){0,30}"#
+        ) {
             let _ = parse(&text);
         }
     }

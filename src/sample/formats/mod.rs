@@ -4,7 +4,7 @@
 //!
 //! | file | told by | frame size | reference |
 //! |---|---|---|---|
-//! | suite2p `stat.npy` | `\x93NUMPY`, an array of objects | `Ly`, `Lx` of the `ops.npy` beside it, or the caller | its `meanImg` |
+//! | suite2p `stat.npy` | `\x93NUMPY`, objects | `Ly`, `Lx` of its `ops.npy`, or the caller | its `meanImg` |
 //! | Neurofinder `regions.json` | a JSON list | the caller | none |
 //! | our own JSON ([`json`]) | a JSON object | `height_px`, `width_px`, or the caller | `reference` |
 //!
@@ -49,7 +49,7 @@ pub enum RoiFileError {
     },
     /// None of the kinds that are known.
     #[error(
-        "{}: begins with `{found}`, expected suite2p's stat.npy, Neurofinder's regions.json, or a JSON object with `rois`",
+        "{}: begins with `{found}`, expected suite2p's stat.npy, Neurofinder's regions.json, or JSON with `rois`",
         path.display()
     )]
     UnknownKind {

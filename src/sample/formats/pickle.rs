@@ -545,7 +545,8 @@ mod tests {
     }
 
     /// `{'a': [1, -2, 2.5, True, None], 'b': 'text'}` in protocol 2.
-    const PLAIN: &[u8] = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xffG@\x04\x00\x00\x00\x00\x00\x00\x88Neh\x01X\x04\x00\x00\x00textu.";
+    const PLAIN: &[u8] = b"\x80\x02}q\x00(X\x01\x00\x00\x00aq\x01]q\x02(K\x01J\xfe\xff\xff\xff\
+      G@\x04\x00\x00\x00\x00\x00\x00\x88Neh\x01X\x04\x00\x00\x00textu.";
 
     #[test]
     fn plain_containers_are_read_and_the_last_of_two_equal_keys_wins() {
@@ -627,8 +628,9 @@ mod tests {
         #[test]
         fn no_sequence_of_known_instructions_makes_the_reader_panic(
             codes in proptest::collection::vec(prop::sample::select(vec![
-                &b"N"[..], b"K\x01", b"K\x03", b"(", b")", b"\x85", b"\x86", b"\x87", b"t", b"]", b"}", b"a", b"e", b"s",
-                b"u", b"R", b"b", b"q\x00", b"h\x00", b"\x94", b"h\x01", b"X\x02\x00\x00\x00i8", b"\x8c\x01<", b"C\x02ab",
+                &b"N"[..], b"K\x01", b"K\x03", b"(", b")", b"\x85", b"\x86", b"\x87", b"t", b"]", b"}", b"a", b"e",
+                b"s", b"u", b"R", b"b", b"q\x00", b"h\x00", b"\x94", b"h\x01", b"X\x02\x00\x00\x00i8",
+                b"\x8c\x01<", b"C\x02ab",
                 b"cnumpy\ndtype\n", b"cnumpy\nndarray\n", b"cnumpy.core.multiarray\n_reconstruct\n", b"\x8a\x01\x05",
                 b"cnumpy._core.multiarray\nscalar\n", b"cnumpy._core.numeric\n_frombuffer\n", b"c_codecs\nencode\n",
             ]), 0..60)

@@ -1,9 +1,9 @@
 //! suite2p's `stat.npy`, with `ops.npy` where it stands beside it.
 //!
 //! In: an array of dictionaries, one a cell, of which `ypix` (rows), `xpix` (columns), `lam` (weights, 1 without it)
-//! and `iplane` (plane, 0 without it) are read; `Ly`, `Lx` and `meanImg` of `ops.npy`. Out: a [`RoiSet`] with all pixels
-//! of each cell, also those that suite2p marks as `overlap`, and all cells, also those that `iscell.npy` calls none.
-//! Whoever selects cells does so by id, which is the row number in every other file of suite2p.
+//! and `iplane` (plane, 0 without it) are read; `Ly`, `Lx` and `meanImg` of `ops.npy`. Out: a [`RoiSet`] with all
+//! pixels of each cell, also those that suite2p marks as `overlap`, and all cells, also those that `iscell.npy` calls
+//! none. Whoever selects cells does so by id, which is the row number in every other file of suite2p.
 
 use super::npy::{NpyHeader, matrix};
 use super::pickle::{Node, NodeId, Pickle};
@@ -35,6 +35,15 @@ pub fn read(path: &Path, bytes: &[u8], geometry: Option<Geometry>) -> Result<Roi
     let geometry = agreed_geometry(path, ops.geometry, geometry, how)?;
     RoiSet::from_raw(geometry, raw, ops.mean_image, path.display().to_string())
         .map_err(|error| RoiFileError::Rois { path: path.into(), error })
+}
+
+/// The size of the frames that an `ops.npy` tells of.
+///
+/// # Errors
+/// The file is missing, or is not suite2p's.
+pub fn read_ops_geometry(path: &Path) -> Result<Geometry, RoiFileError> {
+    let value = || RoiFileError::Value { path: path.into(), what: "has no Ly and Lx".into() };
+    read_ops(path)?.geometry.ok_or_else(value)
 }
 
 fn read_ops(path: &Path) -> Result<Ops, RoiFileError> {

@@ -1,0 +1,211 @@
+//! An adapter and an operator in one: plays frames into a service over gRPC, and steers its session.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::transport::{Channel, Endpoint};
+
+use super::play::{PlayedFrame, PlayedHeader};
+use crate::journal::wall_ns;
+use crate::proto::v1::ingest_service_client::IngestServiceClient;
+use crate::proto::v1::session_service_client::SessionServiceClient;
+use crate::proto::v1::{self, CommandHeader};
+use crate::sample::RoiSet;
+use crate::service::{CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, upload_of};
+
+/// Frames that may wait to be sent.
+const SENDING: usize = 8;
+
+/// Steers a session.
+pub(super) struct Operator {
+    client: SessionServiceClient<Channel>,
+    name: String,
+    run: u64,
+    commands: u64,
+}
+
+/// Connects to a service.
+pub(super) async fn connect(url: &str) -> anyhow::Result<Channel> {
+    let endpoint = Endpoint::from_shared(url.to_owned())
+        .with_context(|| format!("{url}: expected a URL such as http://127.0.0.1:50051"))?
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .tcp_nodelay(true)
+        .connect_timeout(Duration::from_secs(5));
+    endpoint.connect().await.with_context(|| format!("{url}: no service answers"))
+}
+
+impl Operator {
+    /// An operator on a connection.
+    pub fn new(channel: Channel, name: &str) -> Self {
+        let client = SessionServiceClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
+        Self { client, name: name.to_owned(), run: wall_ns(), commands: 0 }
+    }
+
+    fn header(&mut self) -> Option<CommandHeader> {
+        Some(self.command_header())
+    }
+
+    fn command_header(&mut self) -> CommandHeader {
+        self.commands += 1;
+        let idempotency_key = format!("{}-{}-{}", self.name, self.run, self.commands);
+        CommandHeader { idempotency_key, operator_name: self.name.clone() }
+    }
+
+    /// Creates a session; its directory.
+    pub async fn create(&mut self, config_toml: String, name: String) -> anyhow::Result<PathBuf> {
+        let command = self.header();
+        let q = v1::CreateSessionRequest { command, config_toml, set: Vec::new(), name };
+        let answer = self.client.create_session(q).await.map_err(said)?;
+        Ok(PathBuf::from(answer.into_inner().directory))
+    }
+
+    /// Uploads the ROIs.
+    pub async fn upload(&mut self, rois: &RoiSet) -> anyhow::Result<()> {
+        let command = self.command_header();
+        self.client.upload_rois(upload_of(rois, command)).await.map_err(said)?;
+        Ok(())
+    }
+
+    /// Starts the baseline; the frames that it takes.
+    pub async fn start_baseline(&mut self) -> anyhow::Result<u64> {
+        let command = self.header();
+        let answer = self.client.start_baseline(v1::StartBaselineRequest { command }).await.map_err(said)?;
+        Ok(answer.into_inner().frames)
+    }
+
+    /// Calibrates.
+    pub async fn calibrate(&mut self) -> anyhow::Result<v1::Calibration> {
+        let command = self.header();
+        let answer = self.client.calibrate(v1::CalibrateRequest { command }).await.map_err(said)?;
+        answer.into_inner().calibration.context("the service sent no calibration")
+    }
+
+    /// Starts the task. A template that fits badly is accepted: no animal is there to be harmed.
+    pub async fn start_task(&mut self) -> anyhow::Result<()> {
+        let command = self.header();
+        let q = v1::StartTaskRequest { command, accept_template: true };
+        self.client.start_task(q).await.map_err(said)?;
+        Ok(())
+    }
+
+    /// Stops the session; its record is complete.
+    pub async fn stop(&mut self) -> anyhow::Result<PathBuf> {
+        let command = self.header();
+        let answer = self.client.stop(v1::StopRequest { command }).await.map_err(said)?;
+        Ok(PathBuf::from(answer.into_inner().directory))
+    }
+
+    /// The state.
+    pub async fn state(&mut self) -> anyhow::Result<v1::GetStateResponse> {
+        Ok(self.client.get_state(v1::GetStateRequest {}).await.map_err(said)?.into_inner())
+    }
+}
+
+fn said(status: tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("the service said {:?}: {}", status.code(), status.message())
+}
+
+/// A stream of frames into a service.
+pub(super) enum FrameStream {
+    /// Pixels.
+    Pixels(mpsc::Sender<v1::IngestFramesRequest>),
+    /// ROI values.
+    Values(mpsc::Sender<v1::IngestRoiValuesRequest>),
+}
+
+/// Opens a stream. Returns it, what the service wants said about it, and the acknowledgements as they come.
+pub(super) async fn open_stream(
+    channel: Channel,
+    header: PlayedHeader,
+) -> anyhow::Result<(FrameStream, Vec<String>, mpsc::UnboundedReceiver<anyhow::Result<v1::Ack>>)> {
+    let client = IngestServiceClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
+    match header {
+        PlayedHeader::Pixels(header) => open_pixels(client, header).await,
+        PlayedHeader::Values(header) => open_values(client, header).await,
+    }
+}
+
+type Opened = (FrameStream, Vec<String>, mpsc::UnboundedReceiver<anyhow::Result<v1::Ack>>);
+
+async fn open_pixels(mut client: IngestServiceClient<Channel>, header: v1::StreamHeader) -> anyhow::Result<Opened> {
+    use v1::ingest_frames_response::Message;
+    let (sender, receiver) = mpsc::channel(SENDING);
+    let message = Some(v1::ingest_frames_request::Message::Header(header));
+    sender.send(v1::IngestFramesRequest { message }).await?;
+    let mut answers = client.ingest_frames(ReceiverStream::new(receiver)).await.map_err(said)?.into_inner();
+    let first = answers.message().await.map_err(said)?.and_then(|m| m.message);
+    let Some(Message::Accepted(accepted)) = first else { bail!("the service did not accept the header") };
+    let (acks, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(answer) = answers.next().await {
+            let ack = match answer {
+                Ok(v1::IngestFramesResponse { message: Some(Message::Ack(ack)) }) => Ok(ack),
+                Ok(_) => continue,
+                Err(status) => Err(said(status)),
+            };
+            if acks.send(ack).is_err() {
+                return;
+            }
+        }
+    });
+    Ok((FrameStream::Pixels(sender), accepted.notes, receiver))
+}
+
+async fn open_values(mut client: IngestServiceClient<Channel>, header: v1::RoiValuesHeader) -> anyhow::Result<Opened> {
+    use v1::ingest_roi_values_response::Message;
+    let (sender, receiver) = mpsc::channel(SENDING);
+    let message = Some(v1::ingest_roi_values_request::Message::Header(header));
+    sender.send(v1::IngestRoiValuesRequest { message }).await?;
+    let mut answers = client.ingest_roi_values(ReceiverStream::new(receiver)).await.map_err(said)?.into_inner();
+    let first = answers.message().await.map_err(said)?.and_then(|m| m.message);
+    let Some(Message::Accepted(accepted)) = first else { bail!("the service did not accept the header") };
+    let (acks, receiver) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        while let Some(answer) = answers.next().await {
+            let ack = match answer {
+                Ok(v1::IngestRoiValuesResponse { message: Some(Message::Ack(ack)) }) => Ok(ack),
+                Ok(_) => continue,
+                Err(status) => Err(said(status)),
+            };
+            if acks.send(ack).is_err() {
+                return;
+            }
+        }
+    });
+    Ok((FrameStream::Values(sender), accepted.notes, receiver))
+}
+
+impl FrameStream {
+    /// Sends a frame; waits where the service is behind. The pixels move into the message.
+    pub async fn send(&self, frame: &mut PlayedFrame) -> anyhow::Result<()> {
+        let meta = frame.meta;
+        let sent = match self {
+            FrameStream::Pixels(sender) => {
+                let message = v1::ingest_frames_request::Message::Frame(v1::Frame {
+                    index: meta.index,
+                    plane: meta.plane,
+                    channel: meta.channel,
+                    device_ns: meta.device_ns,
+                    z_um: meta.z_um,
+                    row_offset_px: 0,
+                    row_count_px: 0,
+                    pixels: std::mem::take(&mut frame.pixels).into(),
+                });
+                sender.send(v1::IngestFramesRequest { message: Some(message) }).await.is_ok()
+            }
+            FrameStream::Values(sender) => {
+                let (index, device_ns) = (meta.index, meta.device_ns);
+                let values = v1::RoiValues { index, device_ns, f_counts: std::mem::take(&mut frame.values) };
+                let message = v1::ingest_roi_values_request::Message::Values(values);
+                sender.send(v1::IngestRoiValuesRequest { message: Some(message) }).await.is_ok()
+            }
+        };
+        anyhow::ensure!(sent, "the service ended the stream");
+        Ok(())
+    }
+}

@@ -1,0 +1,226 @@
+//! `apical replay`: plays a recording into a service exactly as an adapter would, or through the engine in process.
+//!
+//! With a task in the configuration it takes the baseline, calibrates, and runs the trials by itself: the first frame
+//! after the baseline is frame 1 of the first trial's start. No output device of the configuration is opened.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::Args;
+use tokio::time::Instant;
+
+use super::client::{Operator, connect, open_stream};
+use super::in_process;
+use super::play::{Playable, PlayedFrame, parse_fps};
+use super::summary::RunSummary;
+use super::{ConfigSource, Outcome, print_json, runtime};
+use crate::config::{Overload, RigConfig, to_toml};
+use crate::frame::Geometry;
+use crate::journal::{JournalRecord, SessionFiles, Summary, session_name};
+use crate::proto::v1;
+use crate::sample::{RoiSet, read_rois};
+use crate::service::{Rig, RigMode, bind, run as serve};
+use crate::source::OpenOptions;
+
+/// Arguments of `apical replay`.
+#[derive(Debug, Args)]
+pub(super) struct ReplayArgs {
+    /// TIFF, raw binary (suite2p's data.bin), or .npy of ROI values (ROIs x frames).
+    recording: PathBuf,
+    #[command(flatten)]
+    source: ConfigSource,
+    /// The service to play into; without it one is started on loopback.
+    #[arg(long, value_name = "URL", conflicts_with = "in_process")]
+    to: Option<String>,
+    /// Skip gRPC: the same decisions, in this process.
+    #[arg(long)]
+    in_process: bool,
+    /// Frames a second, or max.
+    #[arg(long, default_value = "max", value_name = "R|max")]
+    fps: String,
+    /// The ROIs: stat.npy, regions.json, or JSON of our own.
+    #[arg(long, value_name = "FILE")]
+    rois: Option<PathBuf>,
+    /// Frames of the baseline; the same as --set baseline.frames=N.
+    #[arg(long, value_name = "N")]
+    baseline_frames: Option<u32>,
+    /// The session's own directory; it is created.
+    #[arg(long, value_name = "DIR")]
+    session_dir: Option<PathBuf>,
+    /// Rows of a raw binary's frames, in pixels.
+    #[arg(long, value_name = "PX", requires = "width")]
+    height: Option<usize>,
+    /// Columns of a raw binary's frames, in pixels.
+    #[arg(long, value_name = "PX", requires = "height")]
+    width: Option<usize>,
+}
+
+/// Everything that a run is made of.
+pub(super) struct Run {
+    pub playable: Playable,
+    pub config: RigConfig,
+    pub rois: Option<RoiSet>,
+    pub name: String,
+    pub pace: Option<f64>,
+    pub rate_hz: f64,
+    pub warnings: Vec<String>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
+    let (run, summary, directory) = if args.in_process {
+        let mut run = prepare(args)?;
+        let (summary, directory) = in_process::play(&mut run)?;
+        (run, summary, directory)
+    } else {
+        runtime()?.block_on(async {
+            let mut run = prepare(args)?;
+            let (summary, directory) = match &args.to {
+                Some(url) => over_grpc(&mut run, url, args.source.config.is_some()).await?,
+                None => on_own_service(&mut run).await?,
+            };
+            anyhow::Ok((run, summary, directory))
+        })?
+    };
+    let report = RunSummary::new(&directory, &summary, run.warnings);
+    if json {
+        print_json(&report)?;
+    } else {
+        report.print(&summary);
+    }
+    Ok(Outcome::Good)
+}
+
+fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
+    let pace = parse_fps(&args.fps)?;
+    let mut more = Vec::new();
+    if let Some(frames) = args.baseline_frames {
+        more.push(format!("baseline.frames={frames}"));
+    }
+    let mut config = args.source.load(&more)?;
+    let geometry = args.height.zip(args.width).map(|(h, w)| Geometry::new(h, w));
+    let inverted = config.stream.inverted.unwrap_or(false);
+    let options = OpenOptions { geometry, inverted, ..OpenOptions::default() };
+    let playable = Playable::open(&args.recording, &options)?;
+    // A replay decides every frame: nothing waits for it but the disk.
+    config.engine.overload = Overload::Every;
+    let name = place(&mut config, args.session_dir.as_deref())?;
+    let rois = match (&args.rois, &playable) {
+        (Some(path), Playable::Pixels(frames)) => Some(read_rois(path, Some(frames.header().geometry))?),
+        (Some(_), Playable::Values(..)) | (None, _) => None,
+    };
+    let rate_hz = playable.rate_hz(pace);
+    let mut warnings = playable.warnings();
+    if let Some(frames) = playable.frames()
+        && (frames as u64) <= u64::from(config.baseline.frames)
+    {
+        let baseline = config.baseline.frames;
+        warnings.push(format!("the recording has {frames} frames and the baseline takes {baseline}: nothing is left after it"));
+    }
+    Ok(Run { playable, config, rois, name, pace, rate_hz, warnings })
+}
+
+/// Puts the session where it is asked for, or under the configured directory by a name of its own.
+pub(super) fn place(config: &mut RigConfig, session_dir: Option<&Path>) -> anyhow::Result<String> {
+    let Some(directory) = session_dir else { return Ok(session_name(config)) };
+    let name = directory.file_name().and_then(|name| name.to_str());
+    let name = name.with_context(|| format!("--session-dir {}: expected a path that ends in a name", directory.display()))?;
+    let parent = directory.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    config.record.directory = parent.to_owned();
+    Ok(name.to_owned())
+}
+
+/// Starts a service on loopback, plays into it, and stops it.
+async fn on_own_service(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
+    let listener = bind(std::net::SocketAddr::from(([127, 0, 0, 1], 0))).await?;
+    let url = format!("http://{}", listener.local_addr()?);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let rig = Rig::new(run.config.clone(), RigMode::Replay);
+    let service = tokio::spawn(serve(listener, rig, async {
+        let _ = stopped.await;
+    }));
+    let played = over_grpc(run, &url, true).await;
+    let _ = stop.send(());
+    service.await.context("the service panicked")??;
+    played
+}
+
+/// Plays into a service; `with_config` sends the configuration along.
+async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Result<(Summary, PathBuf)> {
+    let channel = connect(url).await?;
+    let mut operator = Operator::new(channel.clone(), "replay");
+    let toml = if with_config { to_toml(&run.config) } else { String::new() };
+    operator.create(toml, run.name.clone()).await?;
+    if let Some(rois) = &run.rois {
+        operator.upload(rois).await?;
+    }
+    let (stream, notes, mut acks) = open_stream(channel, run.playable.header(run.rate_hz)).await?;
+    run.warnings.extend(notes);
+    let baseline = operator.start_baseline().await?;
+    let has_task = operator.state().await?.config_toml.contains("\n[task]");
+    let mut frame = PlayedFrame::default();
+    let (mut sent, mut acknowledged, mut decided, mut refused) = (0u64, 0u64, 0u64, Ok(()));
+    let mut task_due = has_task;
+    let start = Instant::now();
+    while run.playable.next(&mut frame, run.rate_hz)? {
+        if let Some(rate_hz) = run.pace {
+            tokio::time::sleep_until(start + Duration::from_secs_f64(frame.meta.index as f64 / rate_hz)).await;
+        }
+        stream.send(&mut frame).await?;
+        sent += 1;
+        while let Ok(ack) = acks.try_recv() {
+            take_ack(ack?, &mut acknowledged, &mut decided);
+        }
+        // The baseline may be complete: the next frame waits for what is known of all before it.
+        if task_due && sent >= baseline {
+            while acknowledged < sent {
+                let ack = acks.recv().await.context("the service ended the stream")??;
+                take_ack(ack, &mut acknowledged, &mut decided);
+            }
+            if decided >= baseline {
+                task_due = false;
+                refused = begin_task(&mut operator).await;
+            }
+        }
+    }
+    drop(stream);
+    while acknowledged < sent {
+        let Some(ack) = acks.recv().await else { break };
+        take_ack(ack?, &mut acknowledged, &mut decided);
+    }
+    let directory = operator.stop().await?;
+    refused.with_context(|| format!("the session ran without trials (see {})", directory.display()))?;
+    Ok((read_summary(&directory)?, directory))
+}
+
+async fn begin_task(operator: &mut Operator) -> anyhow::Result<()> {
+    operator.calibrate().await?;
+    operator.start_task().await
+}
+
+fn take_ack(ack: v1::Ack, acknowledged: &mut u64, decided: &mut u64) {
+    *acknowledged += 1;
+    if matches!(ack.verdict(), v1::FrameVerdict::Decided | v1::FrameVerdict::Doubted) {
+        *decided += 1;
+    } else if ack.verdict() == v1::FrameVerdict::Refused {
+        tracing::warn!("{}", ack.reason);
+    }
+}
+
+/// What a session came to, from its journal.
+pub(super) fn read_summary(directory: &Path) -> anyhow::Result<Summary> {
+    let mut summary = Summary::default();
+    let mut waiting: Option<v1::InputRecord> = None;
+    SessionFiles::open(directory)?.read(|record| match record {
+        JournalRecord::Input(input) => waiting = Some(input),
+        JournalRecord::Decision(decision) => {
+            if let Some(input) = waiting.take() {
+                summary.count(&input, &decision);
+            }
+        }
+        JournalRecord::Timing(timing) => summary.time(&timing),
+        _ => {}
+    })?;
+    Ok(summary)
+}

@@ -1,0 +1,371 @@
+//! A session: its directory, its engine on the real-time thread, its publisher, its device.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
+
+use rtrb::Producer;
+use tokio::sync::{mpsc, oneshot};
+use tonic::Status;
+
+use super::publisher::{Live, Publisher};
+use super::rig::{Draft, RigMode};
+use crate::config::RigConfig;
+use crate::config::outputs::{RewardDevice, RewardOutputConfig};
+use crate::engine::{
+    Command, CommandOutcome, Driver, Engine, Flags, FrameItem, HostClock, LimitTime, Realtime, RealtimeSettings,
+    ServiceEnds, StreamShape, ValuesSlot, report_of, rings,
+};
+use crate::frame::{FrameMeta, FrameSlot};
+use crate::journal::{Published, SessionDirectory, state_name};
+use crate::proto::v1;
+use crate::sample::{RoiSet, read_rois};
+use crate::trigger::{BoardConfig, Limits, NullTrigger, SerialReader, SerialTrigger, SimulatedTrigger, Trigger};
+
+/// How long a command may wait for the real-time thread.
+const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a source needs to hand frames over; one stream has it at a time.
+pub(super) struct FrameFeed {
+    pub frames: Producer<FrameItem>,
+    pub free: mpsc::Receiver<FrameItem>,
+    /// A slot that is being filled.
+    pub held: Option<FrameItem>,
+}
+
+/// A session, running or ended.
+pub(super) struct Session {
+    id: String,
+    directory: PathBuf,
+    config: RigConfig,
+    head: v1::SessionHead,
+    shape: StreamShape,
+    outputs: Vec<String>,
+    commands: Mutex<Producer<(u64, Command)>>,
+    flags: Arc<Flags>,
+    realtime: Thread,
+    feed: Mutex<Option<FrameFeed>>,
+    live: Arc<Live>,
+    threads: Mutex<Option<Threads>>,
+    ended: AtomicBool,
+    finishing: tokio::sync::Mutex<()>,
+}
+
+struct Threads {
+    realtime: JoinHandle<()>,
+    publisher: JoinHandle<()>,
+    reader: Option<JoinHandle<()>>,
+    stop_reader: Arc<AtomicBool>,
+}
+
+/// The rewards' device, and, where it has one, the half that reads what it answers.
+type Device = (Box<dyn Trigger + Send>, Option<SerialReader>);
+
+impl Session {
+    /// Opens a session for a stream: reads the ROIs, builds the engine, opens the device, makes the directory, starts
+    /// the threads. Blocks for as long as that takes; not for tokio's own threads.
+    pub fn open(draft: &Draft, stream: v1::session_head::Stream, mode: RigMode) -> Result<Arc<Self>, Status> {
+        let config = draft.config.clone();
+        let shape = StreamShape::of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
+        let rois = rois_for(draft, &shape)?;
+        let engine =
+            Engine::new(&config, &rois, &shape, 0).map_err(|e| Status::failed_precondition(e.to_string()))?;
+        let (trigger, reader) = open_device(&config.outputs.reward, mode)?;
+        let directory = SessionDirectory::create(&config, &draft.name, &rois, stream)
+            .map_err(|e| Status::failed_precondition(e.to_string()))?;
+        let SessionDirectory { session_id, path, head, writer } = directory;
+        let slots = config.engine.queue_frames as usize;
+        let (thread_ends, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), slots);
+        let ServiceEnds { frames, commands, mut replies, publisher, flags } = ends;
+        let (free_frames, free) = mpsc::channel(slots + 1);
+        for _ in 0..slots {
+            // The channel was made for this many.
+            let _ = free_frames.try_send(new_slot(&shape));
+        }
+        let settings = settings(&config, &head, mode, slots);
+        let limits = Some(Limits::new(&config.limits)).filter(|_| config.outputs.reward.device != RewardDevice::None);
+        let limit_time = if mode == RigMode::Live { LimitTime::Host } else { LimitTime::Recording };
+        let outputs = vec![format!("reward: {}", trigger.name())];
+        let driver =
+            Driver::new(engine, HostClock, limits, limit_time, trigger, config.outputs.reward.ack_timeout_ms);
+        let live = Arc::new(Live::new(writer.status()));
+        let publisher = Publisher::new(publisher, Arc::clone(&live), writer, free_frames);
+        let publisher = spawn("apical-publish", move || publisher.run())?;
+        let publisher_thread = publisher.thread().clone();
+        let done = Arc::clone(&live);
+        let realtime = spawn("apical-realtime", move || {
+            drop(Realtime::new(driver, thread_ends, settings, publisher_thread).run());
+            done.realtime_ended();
+        })?;
+        let thread = realtime.thread().clone();
+        let stop_reader = Arc::new(AtomicBool::new(false));
+        let reader = match reader {
+            None => None,
+            Some(reader) => {
+                let (stop, wake) = (Arc::clone(&stop_reader), thread.clone());
+                Some(spawn("apical-device", move || {
+                    reader.run(
+                        |event| {
+                            if let Some(report) = report_of(&event) {
+                                // A full ring means that the thread is gone or flooded; the timeout will say `unknown`.
+                                let _ = replies.push(report);
+                                wake.unpark();
+                            }
+                        },
+                        &stop,
+                    );
+                })?)
+            }
+        };
+        Ok(Arc::new(Self {
+            id: session_id,
+            directory: path,
+            config,
+            head,
+            shape,
+            outputs,
+            commands: Mutex::new(commands),
+            flags,
+            realtime: thread,
+            feed: Mutex::new(Some(FrameFeed { frames, free, held: None })),
+            live,
+            threads: Mutex::new(Some(Threads { realtime, publisher, reader, stop_reader })),
+            ended: AtomicBool::new(false),
+            finishing: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// Its name.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its directory.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Its configuration.
+    pub fn config(&self) -> &RigConfig {
+        &self.config
+    }
+
+    /// The head of its journal.
+    pub fn head(&self) -> &v1::SessionHead {
+        &self.head
+    }
+
+    /// What its stream is like.
+    pub fn shape(&self) -> &StreamShape {
+        &self.shape
+    }
+
+    /// Its output devices.
+    pub fn outputs(&self) -> &[String] {
+        &self.outputs
+    }
+
+    /// What is known of it while it runs, and after.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Whether it is over.
+    pub fn is_ended(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// The thread to wake after a frame was handed over.
+    pub fn realtime(&self) -> &Thread {
+        &self.realtime
+    }
+
+    /// The whole state as it stands.
+    pub fn state(&self, version: String) -> v1::GetStateResponse {
+        let live = &self.live;
+        let last = live.last();
+        let d = last.as_ref().map(|step| step.decision.clone()).unwrap_or_default();
+        let ensembles = live.ensembles().unwrap_or_else(|| {
+            let configured = &self.config.ensembles;
+            (configured.plus.clone(), configured.minus.clone())
+        });
+        let range = live.range();
+        v1::GetStateResponse {
+            phase: self.phase(d.state()) as i32,
+            session_id: self.id.clone(),
+            directory: self.directory.display().to_string(),
+            config_toml: self.head.config_toml.clone(),
+            config_sha256: self.head.config_sha256.clone(),
+            counters: Some(live.summary().counters),
+            trial_state: state_name(d.state()).to_owned(),
+            trial: d.trial,
+            threshold: range.map(|r| r.0),
+            range_low: range.map(|r| r.1),
+            calibration: live.calibration(),
+            offset: (d.offset_score >= 0.0 && last.is_some()).then_some(v1::TemplateOffset {
+                dy_px: d.offset_dy_px,
+                dx_px: d.offset_dx_px,
+                score: d.offset_score,
+                trusted: d.offset_trusted,
+            }),
+            decided_through: d.input_seq,
+            durable_through: live.writer().durable_through(),
+            outputs: self.outputs.clone(),
+            version,
+            plus: ensembles.0,
+            minus: ensembles.1,
+            roi_count: match &self.shape {
+                StreamShape::RoiValues { count } => *count as u32,
+                StreamShape::Pixels { .. } => self.head.rois.as_ref().map_or(0, |set| set.rois.len() as u32),
+            },
+        }
+    }
+
+    fn phase(&self, state: v1::TrialState) -> v1::SessionPhase {
+        if self.is_ended() {
+            return v1::SessionPhase::Ended;
+        }
+        match state {
+            v1::TrialState::Unspecified | v1::TrialState::Idle => v1::SessionPhase::Idle,
+            v1::TrialState::Baseline => v1::SessionPhase::Baseline,
+            v1::TrialState::Paused => v1::SessionPhase::Paused,
+            _ => v1::SessionPhase::Task,
+        }
+    }
+
+    /// Takes the feed for a stream; `None` while another has it.
+    pub fn take_feed(&self) -> Option<FrameFeed> {
+        self.feed.lock().ok()?.take()
+    }
+
+    /// Gives the feed back when a stream ends.
+    pub fn return_feed(&self, feed: FrameFeed) {
+        if let Ok(mut place) = self.feed.lock() {
+            *place = Some(feed);
+        }
+    }
+
+    /// Sends a command to the real-time thread and waits for what became of it.
+    pub async fn command(
+        &self,
+        ticket: u64,
+        command: Command,
+        operator: &str,
+        key: &str,
+    ) -> Result<Arc<Published>, Status> {
+        if self.is_ended() {
+            return Err(Status::failed_precondition(CommandOutcome::Ended.to_string()));
+        }
+        let (answer, answered) = oneshot::channel();
+        self.live.expect(ticket, answer, operator, key, &command);
+        if command == Command::Abort {
+            self.flags.abort.store(ticket, Ordering::Release);
+        } else {
+            let mut commands = self.commands.lock().map_err(|_| Status::internal("a thread panicked"))?;
+            commands.push((ticket, command)).map_err(|_| {
+                Status::resource_exhausted("too many commands wait for the real-time thread; send them one by one")
+            })?;
+        }
+        self.realtime.unpark();
+        match tokio::time::timeout(COMMAND_PATIENCE, answered).await {
+            Ok(Ok(step)) => Ok(step),
+            _ => Err(Status::deadline_exceeded("the real-time thread did not take the command in time")),
+        }
+    }
+
+    /// Ends the threads, closes the journal, writes the report. Once; later calls wait for the first.
+    pub async fn finish(self: &Arc<Self>) {
+        let _one = self.finishing.lock().await;
+        let threads = self.threads.lock().ok().and_then(|mut threads| threads.take());
+        let Some(threads) = threads else { return };
+        self.flags.shutdown.store(true, Ordering::Release);
+        self.realtime.unpark();
+        let session = Arc::clone(self);
+        let finished = tokio::task::spawn_blocking(move || {
+            let joined = [threads.realtime.join(), threads.publisher.join()];
+            threads.stop_reader.store(true, Ordering::Release);
+            let reader = threads.reader.map(JoinHandle::join);
+            if joined.iter().chain(&reader).any(Result::is_err) {
+                tracing::error!("session {}: a thread panicked", session.id);
+            }
+            if session.config.record.report
+                && let Err(e) = crate::export::write_report(&session.directory)
+            {
+                tracing::error!("session {}: no report: {e}", session.id);
+            }
+        })
+        .await;
+        if finished.is_err() {
+            tracing::error!("session {}: it could not be finished", self.id);
+        }
+        self.ended.store(true, Ordering::Release);
+        self.live.end();
+    }
+}
+
+/// A thread with a name.
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Status> {
+    let builder = std::thread::Builder::new().name(name.to_owned());
+    builder.spawn(run).map_err(|e| Status::resource_exhausted(format!("thread {name}: {e}")))
+}
+
+fn new_slot(shape: &StreamShape) -> FrameItem {
+    match shape {
+        StreamShape::Pixels { geometry, pixel_type, .. } => {
+            FrameItem::Pixels(Box::new(FrameSlot::new(*geometry, *pixel_type)))
+        }
+        StreamShape::RoiValues { count } => {
+            FrameItem::Values(Box::new(ValuesSlot { meta: FrameMeta::default(), f: vec![0.0; *count] }))
+        }
+    }
+}
+
+fn settings(config: &RigConfig, head: &v1::SessionHead, mode: RigMode, slots: usize) -> RealtimeSettings {
+    let rate_hz = match &head.stream {
+        Some(v1::session_head::Stream::Pixels(h)) => h.frame_rate_hz,
+        Some(v1::session_head::Stream::RoiValues(h)) => h.frame_rate_hz,
+        None => 0.0,
+    };
+    let gap_ns = match mode {
+        RigMode::Live => (config.engine.gap_periods * 1e9 / rate_hz) as u64,
+        // A recording has no silence: its time is its frames'.
+        RigMode::Replay => 0,
+    };
+    RealtimeSettings {
+        overload: config.engine.overload,
+        gap_ns,
+        spin_ns: u64::from(config.engine.spin_us) * 1_000,
+        snapshot_frames: (f64::from(config.engine.snapshot_interval_s) * rate_hz) as u64,
+        slots,
+    }
+}
+
+/// The ROIs of a session: uploaded, or from the configured file, or none; with a reference image where there can be one.
+fn rois_for(draft: &Draft, shape: &StreamShape) -> Result<RoiSet, Status> {
+    let StreamShape::Pixels { geometry, .. } = shape else { return Ok(RoiSet::default()) };
+    let file = &draft.config.rois.file;
+    let set = match &draft.rois {
+        Some(set) => set.clone(),
+        None if file.as_os_str().is_empty() => return Ok(RoiSet::default()),
+        None => read_rois(file, Some(*geometry)).map_err(|e| Status::failed_precondition(e.to_string()))?,
+    };
+    Ok(set.with_reference())
+}
+
+/// Opens the rewards' device; a replay never opens one.
+pub(super) fn open_device(config: &RewardOutputConfig, mode: RigMode) -> Result<Device, Status> {
+    match (config.device, mode) {
+        (RewardDevice::None, _) => Ok((Box::new(NullTrigger), None)),
+        (RewardDevice::Serial, RigMode::Live) => {
+            let session = (crate::journal::wall_ns() / 1_000_000_000) as u32;
+            let (trigger, reader) =
+                SerialTrigger::open(config, session).map_err(|e| Status::failed_precondition(e.to_string()))?;
+            Ok((Box::new(trigger), Some(reader)))
+        }
+        (RewardDevice::Serial, RigMode::Replay) | (RewardDevice::Simulated, _) => {
+            Ok((Box::new(SimulatedTrigger::new(config, BoardConfig::default(), 0)), None))
+        }
+    }
+}
