@@ -6,7 +6,7 @@
 //!        └───────────────── the animal is rewarded when the valve opens, and learns by a stated rule ◄─┘
 //! ```
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -369,11 +369,13 @@ impl Progress {
         }
     }
 
-    /// A line on standard error, rewritten in place at most ten times a second.
+    /// A line on standard error: on a terminal rewritten in place ten times a second, elsewhere a new one every 5 s.
     fn print(&self, last: bool) {
         let Ok(mut printed) = self.printed.lock() else { return };
         let at = now();
-        if !last && printed.is_some_and(|before| at - before < Duration::from_millis(100)) {
+        let live = std::io::stderr().is_terminal();
+        let pace = if live { Duration::from_millis(100) } else { Duration::from_secs(5) };
+        if !last && printed.is_some_and(|before| at - before < pace) {
             return;
         }
         *printed = Some(at);
@@ -383,9 +385,9 @@ impl Progress {
         let angle = if angle.is_nan() { " --".to_owned() } else { format!("{angle:3.0}") };
         let (p50, p99) = self.delays.lock().map_or((0, 0), |d| (d.value_at_quantile(0.5), d.value_at_quantile(0.99)));
         let what = if decided <= self.baseline { format!("baseline {decided:>4}/{}", self.baseline) } else { format!("trial {trial:>3}") };
-        let end = if last { "\n" } else { "" };
+        let (begin, end) = if live { ("\r", if last { "\n" } else { "" }) } else { ("", "\n") };
         eprint!(
-            "\r  {:>3} %  {what:<18} hits {hits:>3}  aversive {aversive:>3}  misses {misses:>3}  grating {angle} deg  \
+            "{begin}  {:>3} %  {what:<18} hits {hits:>3}  aversive {aversive:>3}  misses {misses:>3}  grating {angle} deg  \
              latency {:>5.2} ms (99 %: {:>5.2})  {end}",
             100 * decided / self.frames.max(1),
             p50 as f64 / 1e6,

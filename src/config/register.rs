@@ -61,7 +61,7 @@ impl RegisterConfig {
         range("max_shift_fraction", self.max_shift_fraction, 0.01, 0.25);
         range("min_template_frames", f64::from(self.min_template_frames), 1.0, 65_535.0);
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
-        if !(self.max_jump_px > 0.0) {
+        if self.max_jump_px.is_nan() || self.max_jump_px <= 0.0 {
             violations.push(format!("{section}.max_jump_px: {}, expected more than 0", self.max_jump_px));
         }
         if !(self.saturated_fraction > 0.0 && self.saturated_fraction <= 1.0) {

@@ -25,7 +25,7 @@ const LAGS: usize = 5;
 /// Horizontal bands in which a frame is also judged by itself.
 pub(super) const BANDS: usize = 8;
 /// The band-pass of `w0` takes off what is smoother than this many times sigma.
-const BAND_RATIO: f64 = 2.0;
+const BAND_RATIO: f64 = 1.5;
 /// The same for the gradients, which need more of the coarse structure.
 const GRADIENT_RATIO: f64 = 5.0;
 /// Weights are clipped at this many times their root mean square: single bright pixels shall not decide.
@@ -161,7 +161,7 @@ pub(super) struct Solution {
 pub(super) struct Bank {
     geometry: Geometry,
     margins: Vec<Margin>,
-    weights: [Vec<i16>; 3],
+    weights: [Vec<i8>; 3],
     quantised: Vec<u16>,
     tables: Vec<Table>,
 }
@@ -178,7 +178,7 @@ impl Bank {
         }
     }
 
-    /// Makes everything from `image`, whose white noise has the variance `noise_variance` (in the image's unit squared).
+    /// Makes everything from `image`, whose white noise has the variance `noise_variance` (its unit squared).
     pub(super) fn build(&mut self, path: Path, filters: &mut Filters, image: &[f32], noise_variance: f64) {
         filters.run(image, self.geometry.width_px);
         let mut scales = [0.0; 3];
@@ -206,7 +206,7 @@ impl Bank {
     }
 
     /// The weight images.
-    pub(super) fn weights(&self) -> &[Vec<i16>; 3] {
+    pub(super) fn weights(&self) -> &[Vec<i8>; 3] {
         &self.weights
     }
 
@@ -309,7 +309,7 @@ impl Bank {
             *value = centred(measured.all.wx[i], measured.all.x, table.weight_sums[i], table.count);
         }
         let (mut dy, mut dx) = (0.0f64, 0.0f64);
-        if !(m[0] > 0.0) {
+        if m[0].is_nan() || m[0] <= 0.0 {
             return Solution::default();
         }
         for _ in 0..12 {
@@ -391,14 +391,14 @@ fn centred(wx: i64, x: i64, weight_sum: f64, count: f64) -> f64 {
 }
 
 /// Rounds weights to integers within the limit; returns weight units per unit of the image.
-fn quantise_weights(source: &[f32], target: &mut [i16]) -> f64 {
+fn quantise_weights(source: &[f32], target: &mut [i8]) -> f64 {
     let (mut square, mut largest) = (0.0f64, 0.0f64);
     for &v in source {
         square += f64::from(v) * f64::from(v);
         largest = largest.max(f64::from(v).abs());
     }
     let clip = largest.min(CLIP_RMS * (square / source.len() as f64).sqrt());
-    if !(clip > 0.0) || !clip.is_finite() {
+    if !clip.is_finite() || clip <= 0.0 {
         target.fill(0);
         return 0.0;
     }
@@ -407,7 +407,7 @@ fn quantise_weights(source: &[f32], target: &mut [i16]) -> f64 {
     for (t, &v) in target.iter_mut().zip(source) {
         let value = (f64::from(v) * scale).clamp(-limit, limit);
         // halves away from zero; a call of `round` costs more than the rest of the loop on a plain x86-64
-        *t = (value + if value < 0.0 { -0.5 } else { 0.5 }) as i16;
+        *t = (value + if value < 0.0 { -0.5 } else { 0.5 }) as i8;
     }
     scale
 }
@@ -420,7 +420,7 @@ fn quantise_image(image: &[f32], target: &mut [u16]) -> f64 {
         high = high.max(v);
     }
     let range = f64::from(high) - f64::from(low);
-    if !(range > 0.0) || !range.is_finite() {
+    if !range.is_finite() || range <= 0.0 {
         target.fill(0);
         return 0.0;
     }

@@ -106,7 +106,9 @@ mod tests {
         point[10 * 31 + 15] = 1.0;
         smooth(&point, 31, &half, &mut between, &mut out);
         assert!((out.iter().sum::<f32>() - 1.0).abs() < 1e-5);
-        assert!((out[8 * 31 + 15] - out[12 * 31 + 15]).abs() < 1e-9 && (out[10 * 31 + 13] - out[8 * 31 + 15]).abs() < 1e-9);
+        assert!(
+            (out[8 * 31 + 15] - out[12 * 31 + 15]).abs() < 1e-9 && (out[10 * 31 + 13] - out[8 * 31 + 15]).abs() < 1e-9
+        );
     }
 
     #[test]

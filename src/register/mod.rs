@@ -98,7 +98,9 @@ pub enum RegisterError {
     #[error("no baseline is running, expected begin_baseline before freeze_template")]
     NoBaseline,
     /// An image of another size than the frames.
-    #[error("the image is {got_height_px} x {got_width_px} with {got_values} values, expected {height_px} x {width_px}")]
+    #[error(
+        "the image is {got_height_px} x {got_width_px} with {got_values} values, expected {height_px} x {width_px}"
+    )]
     WrongSize {
         /// Rows of the image.
         got_height_px: usize,

@@ -49,7 +49,7 @@ impl Learned {
         let n = f64::from(self.count);
         for k in 0..typical.mean.len() {
             let mean = self.sums[k] / n;
-            typical.mean[k] = mean.max(0.01);
+            typical.mean[k] = mean.max(f64::MIN_POSITIVE);
             if self.count >= 8 {
                 typical.deviation[k] = (self.squares[k] / n - mean * mean).max(0.0).sqrt();
             }

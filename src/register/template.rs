@@ -1,6 +1,6 @@
 //! The template in the making: the mean of the baseline's frames, each moved back by its shift in whole pixels.
 //!
-//! In: frames and their shifts. Out: a mean image in samples. Sums are integers. Whole pixels, since interpolation
+//! In: frames and their shifts. Out: a mean image in counts. Sums are integers. Whole pixels, since interpolation
 //! would blur twice as much and colour the noise, whose whiteness the registration relies on. Cost: some 100 us a
 //! frame of 512 x 512. Nothing is allocated after `new`.
 
@@ -55,11 +55,12 @@ impl Accumulator {
         true
     }
 
-    /// Writes the mean; a pixel that no frame covered keeps what `out` has.
-    pub(super) fn mean(&self, out: &mut [f32]) {
+    /// Writes the mean less `bias`; a pixel that no frame covered keeps what `out` has.
+    pub(super) fn mean(&self, bias: i32, out: &mut [f32]) {
         for ((o, &sum), &count) in out.iter_mut().zip(&self.sums).zip(&self.counts) {
             if count > 0 {
-                *o = (f64::from(sum) / f64::from(count)) as f32;
+                let counts = i64::from(sum) - i64::from(bias) * i64::from(count);
+                *o = (counts as f64 / f64::from(count)) as f32;
             }
         }
     }
@@ -99,14 +100,16 @@ mod tests {
     #[test]
     fn frames_are_moved_back_by_their_shift_and_the_border_counts_what_it_has() {
         let scene = |r: i32, c: i32| (100 + 10 * r + c) as u16;
-        let frame = |dy: i32, dx: i32| -> Vec<u16> { (0..6).flat_map(|r| (0..5).map(move |c| scene(r - dy, c - dx))).collect() };
+        let frame = |dy: i32, dx: i32| -> Vec<u16> {
+            (0..6).flat_map(|r| (0..5).map(move |c| scene(r - dy, c - dx))).collect()
+        };
         let mut accumulator = Accumulator::new(30, 5);
         for lag in [(0, 0), (2, -1), (-1, 3)] {
             let samples = frame(lag.0, lag.1);
             assert!(accumulator.add(Plane { samples: &samples, width: 5, saturation: 65_535 }, lag));
         }
         let mut mean = vec![0.0; 30];
-        accumulator.mean(&mut mean);
+        accumulator.mean(0, &mut mean);
         for r in 0..6 {
             for c in 0..5 {
                 assert_eq!(mean[(r * 5 + c) as usize], f32::from(scene(r, c)));

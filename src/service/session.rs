@@ -162,11 +162,6 @@ impl Session {
         &self.shape
     }
 
-    /// Its output devices.
-    pub fn outputs(&self) -> &[String] {
-        &self.outputs
-    }
-
     /// What is known of it while it runs, and after.
     pub fn live(&self) -> &Arc<Live> {
         &self.live
