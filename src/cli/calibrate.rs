@@ -61,7 +61,11 @@ pub(super) fn run(args: &CalibrateArgs, json: bool) -> anyhow::Result<Outcome> {
         print_json(&printed)?;
     } else {
         let p = &printed;
-        println!("threshold        {}{}", p.threshold, if p.carried_over { "  (capped by day 1's z_half)" } else { "" });
+        println!(
+            "threshold        {}{}",
+            p.threshold,
+            if p.carried_over { "  (capped by day 1's z_half)" } else { "" }
+        );
         println!("threshold today  {}", p.threshold_today);
         println!("range_low        {}", p.range_low);
         println!("mu_half          {}", p.mu_half);

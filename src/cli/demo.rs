@@ -384,7 +384,11 @@ impl Progress {
         let angle = f64::from_bits(self.angle_deg.load(Ordering::Relaxed));
         let angle = if angle.is_nan() { " --".to_owned() } else { format!("{angle:3.0}") };
         let (p50, p99) = self.delays.lock().map_or((0, 0), |d| (d.value_at_quantile(0.5), d.value_at_quantile(0.99)));
-        let what = if decided <= self.baseline { format!("baseline {decided:>4}/{}", self.baseline) } else { format!("trial {trial:>3}") };
+        let what = if decided <= self.baseline {
+            format!("baseline {decided:>4}/{}", self.baseline)
+        } else {
+            format!("trial {trial:>3}")
+        };
         let (begin, end) = if live { ("\r", if last { "\n" } else { "" }) } else { ("", "\n") };
         eprint!(
             "{begin}  {:>3} %  {what:<18} hits {hits:>3}  aversive {aversive:>3}  misses {misses:>3}  grating {angle} deg  \
@@ -423,7 +427,9 @@ async fn watch_events(channel: tonic::transport::Channel, progress: Arc<Progress
 /// Follows the grating.
 async fn watch_feedback(channel: tonic::transport::Channel, progress: Arc<Progress>) {
     let mut client = FeedbackServiceClient::new(channel);
-    let Ok(feedback) = client.subscribe_feedback(v1::SubscribeFeedbackRequest { changes_only: true }).await else { return };
+    let Ok(feedback) = client.subscribe_feedback(v1::SubscribeFeedbackRequest { changes_only: true }).await else {
+        return;
+    };
     let mut feedback = feedback.into_inner();
     while let Ok(Some(now)) = feedback.message().await {
         progress.angle_deg.store(now.displayed_deg.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);

@@ -8,8 +8,8 @@ use super::play::{PlayedFrame, PlayedHeader};
 use super::replay::Run;
 use crate::config::outputs::RewardDevice;
 use crate::engine::{
-    Clock, Command, CommandOutcome, Decision, Driver, Engine, HostClock, Input, InputSummary, LimitTime, Record, RecordSink,
-    StreamShape, Timing,
+    Clock, Command, CommandOutcome, Decision, Driver, Engine, HostClock, Input, InputSummary, LimitTime, Record,
+    RecordSink, StreamShape, Timing,
 };
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, StripMeta};
 use crate::journal::{JournalItem, JournalWriter, Published, SessionDirectory, Summary};
@@ -77,10 +77,8 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
         Box::new(NullTrigger)
     };
     let limits = has_output.then(|| Limits::new(&run.config.limits));
-    let mut driver =
-        Driver::new(engine, HostClock, limits, LimitTime::Recording, trigger, reward.ack_timeout_ms);
-    let mut recorder =
-        Recorder { writer, summary: Summary::default(), events: 0, command: None, refusal: None };
+    let mut driver = Driver::new(engine, HostClock, limits, LimitTime::Recording, trigger, reward.ack_timeout_ms);
+    let mut recorder = Recorder { writer, summary: Summary::default(), events: 0, command: None, refusal: None };
     let played = frames(run, &shape, &mut driver, &mut recorder);
     driver.close_waiting(&mut recorder);
     driver.safe(&mut recorder);

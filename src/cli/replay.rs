@@ -116,7 +116,9 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
         && (frames as u64) <= u64::from(config.baseline.frames)
     {
         let baseline = config.baseline.frames;
-        warnings.push(format!("the recording has {frames} frames and the baseline takes {baseline}: nothing is left after it"));
+        warnings.push(format!(
+            "the recording has {frames} frames and the baseline takes {baseline}: nothing is left after it"
+        ));
     }
     Ok(Run { playable, config, rois, name, pace, rate_hz, warnings })
 }
@@ -125,7 +127,8 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
 pub(super) fn place(config: &mut RigConfig, session_dir: Option<&Path>) -> anyhow::Result<String> {
     let Some(directory) = session_dir else { return Ok(session_name(config)) };
     let name = directory.file_name().and_then(|name| name.to_str());
-    let name = name.with_context(|| format!("--session-dir {}: expected a path that ends in a name", directory.display()))?;
+    let name =
+        name.with_context(|| format!("--session-dir {}: expected a path that ends in a name", directory.display()))?;
     let parent = directory.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     config.record.directory = parent.to_owned();
     Ok(name.to_owned())

@@ -35,9 +35,10 @@ impl RunSummary {
     pub fn new(directory: &Path, summary: &Summary, warnings: Vec<String>) -> Self {
         let c = &summary.counters;
         let latencies = summary.latencies();
-        let stages = latencies.iter().skip(1).filter_map(|(name, p)| {
-            serde_json::to_value(p).ok().map(|value| ((*name).to_owned(), value))
-        });
+        let stages = latencies
+            .iter()
+            .skip(1)
+            .filter_map(|(name, p)| serde_json::to_value(p).ok().map(|value| ((*name).to_owned(), value)));
         Self {
             session_dir: directory.to_owned(),
             report: directory.join(crate::journal::REPORT_FILE),

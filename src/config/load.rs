@@ -64,11 +64,9 @@ pub fn load_text(text: &str, overrides: &[String]) -> Result<RigConfig, ConfigEr
     for item in overrides {
         apply(&mut table, item)?;
     }
-    let config: RigConfig =
-        serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| ConfigError::Key {
-            key: e.path().to_string(),
-            message: e.inner().to_string().trim().to_owned(),
-        })?;
+    let config: RigConfig = serde_path_to_error::deserialize(toml::Value::Table(table)).map_err(|e| {
+        ConfigError::Key { key: e.path().to_string(), message: e.inner().to_string().trim().to_owned() }
+    })?;
     let violations = config.violations();
     if violations.is_empty() { Ok(config) } else { Err(ConfigError::Violations(violations)) }
 }

@@ -7,7 +7,9 @@ use super::decision::{Decision, InputKind, Probe, Stage, Step, Timing};
 use super::input::{DeviceReport, Input, SkipReason};
 use super::{Clock, Engine};
 use crate::frame::FrameMeta;
-use crate::trigger::{AckStatus, AckWatch, BoardReply, DeviceEvent, Intent, LimitVerdict, Limits, Output, Trigger, TriggerId};
+use crate::trigger::{
+    AckStatus, AckWatch, BoardReply, DeviceEvent, Intent, LimitVerdict, Limits, Output, Trigger, TriggerId,
+};
 
 /// Inputs that follow from one input at most: two for each trigger, and what a simulated board answers.
 const FOLLOWING_MAX: usize = 16;
@@ -283,7 +285,9 @@ impl<C: Clock> Driver<C> {
 
     fn no_longer_waiting(&mut self, report: &DeviceReport) {
         let answered = match report {
-            DeviceReport::Acknowledged { id, .. } | DeviceReport::Refused { id, .. } | DeviceReport::NoAnswer { id } => *id,
+            DeviceReport::Acknowledged { id, .. }
+            | DeviceReport::Refused { id, .. }
+            | DeviceReport::NoAnswer { id } => *id,
             DeviceReport::Done { .. } | DeviceReport::Fault => return,
         };
         self.waiting.answered(answered);

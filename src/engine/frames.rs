@@ -165,11 +165,8 @@ impl Engine {
         }
         probe.mark(Stage::Decode);
         self.report_validity();
-        let output = self.task.step(TaskInput {
-            valid: !held,
-            rotation_deg: self.state.rotation_deg,
-            step: self.state.step,
-        });
+        let output =
+            self.task.step(TaskInput { valid: !held, rotation_deg: self.state.rotation_deg, step: self.state.step });
         self.take_task(&output);
         if self.sync {
             let id = TriggerId { segment: self.segment, sequence: self.state.sync_sequence };

@@ -291,8 +291,7 @@ impl<C: Clock> Realtime<C> {
     }
 
     fn with_sink(&mut self, ticket: u64, act: impl FnOnce(&mut Driver<C>, &mut RingSink<'_>)) {
-        let mut sink =
-            RingSink { free: &mut self.ends.free_records, records: &mut self.ends.records, ticket };
+        let mut sink = RingSink { free: &mut self.ends.free_records, records: &mut self.ends.records, ticket };
         act(&mut self.driver, &mut sink);
     }
 

@@ -38,12 +38,7 @@ pub struct FrameSlot {
 impl FrameSlot {
     /// An empty (all zero) slot.
     pub fn new(geometry: Geometry, pixel_type: PixelType) -> Self {
-        Self {
-            meta: FrameMeta::default(),
-            geometry,
-            pixel_type,
-            samples: vec![0; geometry.count()].into_boxed_slice(),
-        }
+        Self { meta: FrameMeta::default(), geometry, pixel_type, samples: vec![0; geometry.count()].into_boxed_slice() }
     }
 
     /// The frame as the stages read it.

@@ -44,7 +44,9 @@ pub enum FrameRefusal {
         last: u64,
     },
     /// The plane or channel is not one of the header's.
-    #[error("frame {index}: plane {plane}, channel {channel}, expected planes below {planes} and channels below {channels}")]
+    #[error(
+        "frame {index}: plane {plane}, channel {channel}, expected planes below {planes} and channels below {channels}"
+    )]
     UnknownPlane {
         /// The frame.
         index: u64,
@@ -58,7 +60,9 @@ pub enum FrameRefusal {
         channels: u32,
     },
     /// A strip reaches below the frame, or is not the one that must come next.
-    #[error("frame {index}: strip of rows {row_offset} to {row_end}, expected it to start at row {expected} and to end by {height}")]
+    #[error(
+        "frame {index}: strip of rows {row_offset} to {row_end}, expected it to start at row {expected} and to end by {height}"
+    )]
     StripOutOfPlace {
         /// The frame.
         index: u64,

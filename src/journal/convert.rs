@@ -95,7 +95,9 @@ fn warning_text(id: u64) -> &'static str {
         crate::engine::WARNING_OFFSET => {
             "today's template fits the ROIs' reference image badly; the task starts only on the operator's word"
         }
-        crate::engine::WARNING_NO_REFERENCE => "the ROIs have no reference image: their place on today's image is unchecked",
+        crate::engine::WARNING_NO_REFERENCE => {
+            "the ROIs have no reference image: their place on today's image is unchecked"
+        }
         _ => "unknown",
     }
 }
@@ -240,16 +242,12 @@ pub fn input_of<'a>(
         }),
         v1::InputKind::RoiValues => Input::RoiValues { meta, f: &r.f_counts },
         v1::InputKind::Refused => Input::Refused { meta, code: r.code },
-        v1::InputKind::Skipped => Input::Skipped {
-            first_index: r.frame_index,
-            count: r.amount,
-            reason: SkipReason::from_code(r.code),
-        },
+        v1::InputKind::Skipped => {
+            Input::Skipped { first_index: r.frame_index, count: r.amount, reason: SkipReason::from_code(r.code) }
+        }
         v1::InputKind::Gap => Input::Gap { silent_ns: r.amount },
         v1::InputKind::Command => Input::Command(command.insert(postcard::from_bytes(&r.payload).ok()?)),
-        v1::InputKind::Limit => {
-            Input::Limit { id, verdict: postcard::from_bytes(&r.payload).ok()?, sent: r.code == 1 }
-        }
+        v1::InputKind::Limit => Input::Limit { id, verdict: postcard::from_bytes(&r.payload).ok()?, sent: r.code == 1 },
         v1::InputKind::Device => Input::Device(match r.code {
             1 => DeviceReport::Acknowledged { id, board_us: r.board_us },
             2 => DeviceReport::Refused { id, status: u8::try_from(r.amount).ok()? },

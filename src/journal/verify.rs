@@ -80,7 +80,9 @@ pub fn verify(files: &SessionFiles) -> Result<VerifyReport, VerifyError> {
     let read = files.read(|record| match record {
         JournalRecord::Input(input) => waiting = Some(input),
         JournalRecord::Decision(recorded) => match waiting.take() {
-            Some(input) if input.input_seq == recorded.input_seq => compare(&mut engine, &input, &recorded, &mut report),
+            Some(input) if input.input_seq == recorded.input_seq => {
+                compare(&mut engine, &input, &recorded, &mut report)
+            }
             _ => damage(&mut report, format!("decision {} has no input before it", recorded.input_seq)),
         },
         _ => {}
@@ -95,12 +97,7 @@ fn damage(report: &mut VerifyReport, what: String) {
     report.damage.get_or_insert(what);
 }
 
-fn compare(
-    engine: &mut Engine,
-    input: &v1::InputRecord,
-    recorded: &v1::DecisionRecord,
-    report: &mut VerifyReport,
-) {
+fn compare(engine: &mut Engine, input: &v1::InputRecord, recorded: &v1::DecisionRecord, report: &mut VerifyReport) {
     let mut command = None;
     let Some(taken) = input_of(input, recorded, &mut command) else {
         return damage(report, format!("input {} makes no sense", input.input_seq));

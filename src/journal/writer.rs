@@ -248,8 +248,7 @@ impl JournalFile {
         let mut channels = [0; 8];
         for (topic, name, schema) in Topic::ALL {
             let schema = writer.add_schema(schema, "protobuf", DESCRIPTOR_SET).map_err(io)?;
-            channels[topic as usize] =
-                writer.add_channel(schema, name, "protobuf", &BTreeMap::new()).map_err(io)?;
+            channels[topic as usize] = writer.add_channel(schema, name, "protobuf", &BTreeMap::new()).map_err(io)?;
         }
         Ok(Self { path: path.to_owned(), writer, sync, channels, sequence: [0; 8], buffer: Vec::new() })
     }
@@ -294,8 +293,7 @@ impl JournalFile {
 
     fn write(&mut self, topic: Topic, log_time: u64, publish_time: u64, bytes: &[u8]) -> std::io::Result<()> {
         let k = topic as usize;
-        let header =
-            MessageHeader { channel_id: self.channels[k], sequence: self.sequence[k], log_time, publish_time };
+        let header = MessageHeader { channel_id: self.channels[k], sequence: self.sequence[k], log_time, publish_time };
         self.sequence[k] = self.sequence[k].wrapping_add(1);
         self.writer.write_to_known_channel(&header, bytes).map_err(io)
     }

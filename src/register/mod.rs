@@ -14,11 +14,15 @@
 
 mod bank;
 mod filter;
+mod fit;
 mod kernel;
+mod learn;
+mod resample;
 mod rigid;
 mod state;
-mod resample;
 mod template;
+#[cfg(test)]
+mod tests;
 mod wide;
 
 pub use resample::resample;

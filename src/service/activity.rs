@@ -87,7 +87,10 @@ async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Im
     let mut steps = session.live().subscribe();
     let frame = tokio::time::timeout(FRAME_PATIENCE, session.live().next_frame()).await;
     let Ok(Ok((meta, image))) = frame else {
-        return Err(Status::failed_precondition(format!("no frame of pixels came within {} s", FRAME_PATIENCE.as_secs())));
+        return Err(Status::failed_precondition(format!(
+            "no frame of pixels came within {} s",
+            FRAME_PATIENCE.as_secs()
+        )));
     };
     if !registered {
         return Ok((meta.index, image));

@@ -47,11 +47,7 @@ impl Control {
 }
 
 fn effect(step: &Published) -> Option<CommandEffect> {
-    Some(CommandEffect {
-        input_seq: step.decision.input_seq,
-        frame_index: next_frame(&step.decision),
-        repeated: false,
-    })
+    Some(CommandEffect { input_seq: step.decision.input_seq, frame_index: next_frame(&step.decision), repeated: false })
 }
 
 /// The frame that comes after a decision.

@@ -47,7 +47,9 @@ fn check(from: u64, first: u64, next: u64) -> Result<(), Status> {
     if (first..=next).contains(&from) {
         return Ok(());
     }
-    Err(Status::out_of_range(format!("from_event_seq: {from}, expected {first} to {next}; the journal keeps every event")))
+    Err(Status::out_of_range(format!(
+        "from_event_seq: {from}, expected {first} to {next}; the journal keeps every event"
+    )))
 }
 
 async fn serve(
@@ -66,7 +68,9 @@ async fn serve(
             let (event, first) = session.live().with_events(|log| (log.get(next).cloned(), log.first_seq()));
             let Some(event) = event else {
                 if next < first {
-                    let _ = sender.send(Err(check(next, first, first).err().unwrap_or_else(|| Status::data_loss("")))).await;
+                    let _ = sender
+                        .send(Err(check(next, first, first).err().unwrap_or_else(|| Status::data_loss(""))))
+                        .await;
                     return;
                 }
                 break;

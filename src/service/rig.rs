@@ -77,7 +77,12 @@ impl Rig {
     }
 
     /// Makes a draft of a session.
-    pub(super) async fn create(&self, toml: &str, set: &[String], name: &str) -> Result<(String, PathBuf, String), Status> {
+    pub(super) async fn create(
+        &self,
+        toml: &str,
+        set: &[String],
+        name: &str,
+    ) -> Result<(String, PathBuf, String), Status> {
         let config = if toml.is_empty() && set.is_empty() {
             self.default_config.clone()
         } else {

@@ -70,8 +70,7 @@ impl Session {
         let config = draft.config.clone();
         let shape = StreamShape::of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
         let rois = rois_for(draft, &shape)?;
-        let engine =
-            Engine::new(&config, &rois, &shape, 0).map_err(|e| Status::failed_precondition(e.to_string()))?;
+        let engine = Engine::new(&config, &rois, &shape, 0).map_err(|e| Status::failed_precondition(e.to_string()))?;
         let (trigger, reader) = open_device(&config.outputs.reward, mode)?;
         let directory = SessionDirectory::create(&config, &draft.name, &rois, stream)
             .map_err(|e| Status::failed_precondition(e.to_string()))?;
@@ -88,8 +87,7 @@ impl Session {
         let limits = Some(Limits::new(&config.limits)).filter(|_| config.outputs.reward.device != RewardDevice::None);
         let limit_time = if mode == RigMode::Live { LimitTime::Host } else { LimitTime::Recording };
         let outputs = vec![format!("reward: {}", trigger.name())];
-        let driver =
-            Driver::new(engine, HostClock, limits, limit_time, trigger, config.outputs.reward.ack_timeout_ms);
+        let driver = Driver::new(engine, HostClock, limits, limit_time, trigger, config.outputs.reward.ack_timeout_ms);
         let live = Arc::new(Live::new(writer.status()));
         let publisher = Publisher::new(publisher, Arc::clone(&live), writer, free_frames);
         let publisher = spawn("apical-publish", move || publisher.run())?;

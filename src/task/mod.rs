@@ -22,8 +22,8 @@
 pub mod calibration;
 mod events;
 
-use crate::config::task::TaskConfig;
 pub use crate::config::task::Screen;
+use crate::config::task::TaskConfig;
 pub use calibration::{Calibration, CalibrationError, CalibrationInput, CalibrationWorkspace, calibrate};
 pub use events::{TASK_EVENTS_MAX, TaskEvent, TaskEvents};
 use serde::{Deserialize, Serialize};
