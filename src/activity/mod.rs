@@ -295,11 +295,23 @@ impl Activity {
             self.head.doubted_first = (self.head.doubted_first + 1).min(capacity_frames);
         } else if frames < capacity_frames {
             for roi in 0..roi_count {
-                let at = roi * capacity_frames + frames;
-                self.block[at] = self.block[at - 1];
+                let last = self.block[roi * capacity_frames + frames - 1];
+                self.keep_baseline(roi, frames..frames + 1, last);
             }
             self.head.baseline_frames += 1;
         }
+    }
+
+    /// Puts a value into the block at these frames of the baseline, and into the window that F0 is found in.
+    fn keep_baseline(&mut self, roi: usize, frames: std::ops::Range<usize>, value: f64) {
+        let window = &mut self.windows[roi * self.window_stride..][..self.window_stride];
+        if value.is_finite() {
+            for _ in frames.clone() {
+                percentile::insert(window, &mut self.window_len[roi], value);
+            }
+        }
+        self.head.f0[roi] = percentile::hazen(&window[..self.window_len[roi]], self.settings.percentile);
+        self.block[roi * self.head.capacity_frames..][frames].fill(value);
     }
 
     /// Takes a valid frame of the baseline into block, windows and F0.
@@ -310,13 +322,8 @@ impl Activity {
         if frames >= capacity {
             return;
         }
-        for (roi, &value) in self.f.iter().enumerate() {
-            self.block[roi * capacity..][frames - waiting..=frames].fill(value);
-            let window = &mut self.windows[roi * self.window_stride..][..self.window_stride];
-            if value.is_finite() {
-                percentile::insert(window, &mut self.window_len[roi], value);
-            }
-            self.head.f0[roi] = percentile::hazen(&window[..self.window_len[roi]], self.settings.percentile);
+        for roi in 0..self.head.roi_count {
+            self.keep_baseline(roi, frames - waiting..frames + 1, self.f[roi]);
         }
         self.head.baseline_frames = frames + 1;
     }

@@ -97,7 +97,7 @@ mod tests {
         };
         let mut violations = Vec::new();
         bad.validate("activity", &mut violations);
-        assert_eq!(violations.len(), 5);
+        assert_eq!(violations.len(), 4);
         assert_eq!(violations[0], "activity.f0_percentile: 101, expected 0 to 100 percent");
         let mut none = Vec::new();
         ActivityConfig::default().validate("activity", &mut none);

@@ -134,6 +134,11 @@ impl Trigger for NullTrigger {
     }
 }
 
+/// How often a simulated board hears its host, in us of its own time; below the shortest heartbeat timeout.
+const HEARTBEAT_US: u64 = 50_000;
+/// The longest stretch of time that a simulated board lives through at once, in us.
+const SILENCE_US_MAX: u64 = 600_000_000;
+
 /// A board inside the process, on a virtual clock that the caller moves: the same calls give the same answers.
 #[derive(Debug, Clone)]
 pub struct SimulatedTrigger {
@@ -142,6 +147,8 @@ pub struct SimulatedTrigger {
     replies: Queue<BoardReply, 128>,
     line: u8,
     now_us: u64,
+    /// The caller's time at which the board's clock stood at 0.
+    origin_ns: Option<u64>,
 }
 
 impl SimulatedTrigger {
@@ -153,6 +160,7 @@ impl SimulatedTrigger {
             replies: Queue::new(),
             line: config.line,
             now_us: 0,
+            origin_ns: None,
         };
         let heartbeat_timeout_ms = config.heartbeat_timeout_ms;
         this.send(&Command::Hello { version: PROTOCOL_VERSION, heartbeat_timeout_ms, session }.encode());
@@ -229,8 +237,21 @@ impl Trigger for SimulatedTrigger {
         self.replies.pop()
     }
 
+    /// The board hears its host in its own time: the process that moves its clock lives, however fast time passes.
     fn advance(&mut self, now_ns: u64) {
-        self.advance_to(now_ns / 1_000);
+        let origin_ns = *self.origin_ns.get_or_insert(now_ns);
+        let mut now_us = now_ns.saturating_sub(origin_ns) / 1_000;
+        if now_us > self.now_us.saturating_add(SILENCE_US_MAX) {
+            // Hours in which nothing was recorded pass as minutes.
+            now_us = self.now_us + SILENCE_US_MAX;
+            self.origin_ns = Some(now_ns.saturating_sub(now_us * 1_000));
+        }
+        while self.now_us + HEARTBEAT_US < now_us {
+            self.advance_to(self.now_us + HEARTBEAT_US);
+            self.send(&Command::Heartbeat { counter: 0 }.encode());
+        }
+        self.advance_to(now_us);
+        self.send(&Command::Heartbeat { counter: 0 }.encode());
     }
 
     fn name(&self) -> &str {

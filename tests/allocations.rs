@@ -1,0 +1,87 @@
+//! The real-time thread allocates nothing after warm-up: 10,000 frames through rings, engine, limits, a simulated board
+//! and records, with every stage on, a baseline, a calibration, trials, rewards and snapshots among them.
+
+mod common;
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+
+use apical::engine::{Command, FrameItem, Overload, Realtime, RealtimeSettings, rings};
+use common::{BASELINE_FRAMES, config, driver, frames};
+
+struct Counting;
+
+thread_local! {
+    // The counter is the thread's own: the test harness takes memory on threads of its own meanwhile.
+    static COUNT: Cell<usize> = const { Cell::new(0) };
+}
+
+fn count() -> usize {
+    COUNT.with(Cell::get)
+}
+
+// SAFETY: everything is handed on to the system's allocator; the counter is a constant-initialised cell without memory.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are passed on as they are.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // Giving memory back takes the allocator's lock just as well.
+        COUNT.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promises are passed on as they are.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[test]
+fn ten_thousand_frames_allocate_nothing() {
+    let config = config(&["limits.min_interval_ms=10.0"]);
+    let distinct = 600;
+    let (rois, slots) = frames(&config, distinct);
+    let driver = driver(&config, &rois);
+    let engine = driver.engine();
+    let (thread, mut service) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), 4);
+    let settings =
+        RealtimeSettings { overload: Overload::Every, gap_ns: 0, spin_ns: 0, snapshot_frames: 1_000, slots: 4 };
+    let mut realtime = Realtime::new(driver, thread, settings, std::thread::current());
+    let mut pool: Vec<Option<FrameItem>> = slots.into_iter().map(|slot| Some(FrameItem::Pixels(Box::new(slot)))).collect();
+    let (mut rewards, mut snapshots, mut decided) = (0, 0, 0u64);
+    service.commands.push((1, Command::StartBaseline)).expect("room");
+    while realtime.turn() {}
+    let before = count();
+    for index in 0..10_000u64 {
+        if index == BASELINE_FRAMES {
+            service.commands.push((2, Command::Calibrate)).expect("room");
+            service.commands.push((3, Command::StartTask { accept_template: true })).expect("room");
+            service.commands.push((4, Command::ChangeThreshold { threshold: 0.3, range_low: None })).expect("room");
+        }
+        let place = (index % distinct) as usize;
+        let mut item = pool[place].take().expect("it came back");
+        if let FrameItem::Pixels(slot) = &mut item {
+            slot.meta.index = index;
+            slot.meta.device_ns = index * 33_333_333;
+        }
+        assert!(service.frames.push(item).is_ok());
+        while realtime.turn() {}
+        pool[place] = Some(service.publisher.used_frames.pop().expect("the frame was taken"));
+        while let Ok(record) = service.publisher.records.pop() {
+            decided += u64::from(record.decision.has_pixels);
+            rewards += record.decision.intents.iter().filter(|i| i.width_us > 0).count();
+            assert!(service.publisher.free_records.push(record).is_ok());
+        }
+        while let Ok(snapshot) = service.publisher.snapshots.pop() {
+            snapshots += 1;
+            assert!(service.publisher.free_snapshots.push(snapshot).is_ok());
+        }
+    }
+    let taken = count() - before;
+    assert_eq!(decided, 10_000);
+    assert!(rewards > 10 && snapshots >= 10, "{rewards} rewards, {snapshots} snapshots: the test saw too little");
+    assert_eq!(taken, 0, "the frame loop allocated or freed memory");
+}
