@@ -319,3 +319,105 @@ fn write_segment_starts() {
     let text = serde_json::to_string(&starts).expect("numbers").replace("],", "],\n") + "\n";
     std::fs::write(reference().join("segment_starts.json"), text).expect("written");
 }
+
+/// The same cases through the whole program: `replay F.npy` over gRPC and in process, its journal against the script.
+fn replayed(name: &str, more: &[&str]) -> Option<()> {
+    let cases: Vec<Case> = json("cases.json");
+    let case = cases.into_iter().find(|case| case.name == name).expect("the case exists");
+    let traces = traces(&case)?;
+    let golden: Golden = json(&format!("golden_{name}.json"));
+    let directory = tempfile::tempdir().expect("a directory");
+    let npy = directory.path().join("F.npy");
+    // Values that the microscope has integrated come without the detector's offset.
+    let offset = case.activity.detector_offset_counts.unwrap_or(0.0);
+    let f: Vec<Vec<f64>> = traces.f.iter().map(|values| values.iter().map(|v| v - offset).collect()).collect();
+    write_npy(&npy, &f);
+    let config = directory.path().join("rig.toml");
+    std::fs::write(&config, toml_of(&case)).expect("written");
+    let session = directory.path().join("session");
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_apical"))
+        .args(["replay", "--json", "--config"])
+        .args([&config, &npy])
+        .arg("--session-dir")
+        .arg(&session)
+        .args(more)
+        .output()
+        .expect("the program runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let mut decisions = Vec::new();
+    let files = apical::journal::SessionFiles::open(&session).expect("a session");
+    let mut calibration = None;
+    files
+        .read(|record| {
+            if let apical::journal::JournalRecord::Decision(decision) = record {
+                calibration = calibration.take().or_else(|| decision.calibration.clone());
+                if decision.verdict() == apical::proto::v1::FrameVerdict::Decided {
+                    decisions.push(decision);
+                }
+            }
+        })
+        .expect("a whole journal");
+    compare_calibration(
+        name,
+        &apical::journal::calibration_of(&calibration.expect("calibrated")),
+        &golden.calibration,
+    );
+    assert_eq!(decisions.len(), traces.f.len());
+    let (states, shown) = (expand(&golden.state), expand(&golden.shown));
+    for (at, d) in decisions[golden.first_frame..].iter().enumerate() {
+        let frame = d.frame_index;
+        assert_close(&format!("{name}: cursor, frame {frame}"), d.cursor, golden.cursor[at], 1e-9);
+        assert_eq!(d.rotation_deg, golden.rotation[at], "{name}: rotation, frame {frame}");
+        let state = apical::journal::state_name(d.state()).chars().next().map(|c| c.to_ascii_uppercase());
+        assert_eq!(state, Some(states[at]), "{name}: state, frame {frame}");
+        let got = (!d.displayed_deg.is_nan()).then_some(d.displayed_deg);
+        assert_eq!(got, shown[at], "{name}: shown, frame {frame}");
+    }
+    Some(())
+}
+
+fn write_npy(path: &Path, f: &[Vec<f64>]) {
+    use npyz::WriterBuilder;
+    let (rois, frames) = (f[0].len(), f.len());
+    let file = std::io::BufWriter::new(std::fs::File::create(path).expect("created"));
+    let shape = [rois as u64, frames as u64];
+    let mut writer = npyz::WriteOptions::new().default_dtype().shape(&shape).writer(file).begin_nd().expect("begun");
+    for roi in 0..rois {
+        for values in f {
+            writer.push(&values[roi]).expect("written");
+        }
+    }
+    writer.finish().expect("finished");
+}
+
+fn toml_of(case: &Case) -> String {
+    let mut config = apical::config::RigConfig {
+        activity: case.activity.clone(),
+        decode: case.decode.clone(),
+        task: Some(case.task.clone()),
+        calibration: case.calibration.clone(),
+        ..Default::default()
+    };
+    config.ensembles.plus = case.ensembles.plus.clone();
+    config.ensembles.minus = case.ensembles.minus.clone();
+    config.baseline.frames = case.baseline_frames as u32;
+    apical::config::to_toml(&config)
+}
+
+#[test]
+fn the_whole_program_agrees_over_grpc() {
+    for name in ["recorded_two_populations", "recorded_one_population", "recorded_day_2"] {
+        if replayed(name, &[]).is_none() {
+            return;
+        }
+    }
+}
+
+#[test]
+fn the_whole_program_agrees_in_process() {
+    for name in ["recorded_two_populations", "recorded_one_population", "recorded_day_2"] {
+        if replayed(name, &["--in-process"]).is_none() {
+            return;
+        }
+    }
+}

@@ -166,7 +166,17 @@ async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Resul
     let (mut sent, mut acknowledged, mut decided, mut refused) = (0u64, 0u64, 0u64, Ok(()));
     let mut task_due = has_task;
     let start = Instant::now();
-    while run.playable.next(&mut frame, run.rate_hz)? {
+    let mut broken = Ok(());
+    loop {
+        match run.playable.next(&mut frame, run.rate_hz) {
+            Ok(true) => {}
+            Ok(false) => break,
+            // What came before the damage is a session like any other.
+            Err(e) => {
+                broken = Err(e);
+                break;
+            }
+        }
         if let Some(rate_hz) = run.pace {
             tokio::time::sleep_until(start + Duration::from_secs_f64(frame.meta.index as f64 / rate_hz)).await;
         }
@@ -193,6 +203,7 @@ async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Resul
         take_ack(ack?, &mut acknowledged, &mut decided);
     }
     let directory = operator.stop().await?;
+    broken.with_context(|| format!("the frames before it are recorded in {}", directory.display()))?;
     refused.with_context(|| format!("the session ran without trials (see {})", directory.display()))?;
     Ok((read_summary(&directory)?, directory))
 }

@@ -366,9 +366,10 @@ impl Decision {
         }
     }
 
-    /// Whether the frame was doubted by registration.
+    /// Whether registration doubts the frame. Without a template there is nothing to doubt it against.
     pub fn doubted(&self) -> bool {
-        self.has_pixels && !matches!(self.registration.verdict, FitVerdict::Good | FitVerdict::Off)
+        let beyond_doubt = matches!(self.registration.verdict, FitVerdict::Good | FitVerdict::Off | FitVerdict::NotReady);
+        self.has_pixels && !beyond_doubt
     }
 }
 

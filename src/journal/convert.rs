@@ -277,6 +277,7 @@ pub fn calibration_record(c: &Calibration) -> v1::Calibration {
         segment_starts: c.segment_starts.clone(),
         threshold_today: c.threshold_today,
         carried_over: c.carried_over,
+        baseline_frames: c.baseline_frames,
     }
 }
 
@@ -292,7 +293,7 @@ pub fn calibration_of(c: &v1::Calibration) -> Calibration {
         segment_starts: c.segment_starts.clone(),
         threshold_today: c.threshold_today,
         carried_over: c.carried_over,
-        ..Calibration::default()
+        baseline_frames: c.baseline_frames,
     }
 }
 

@@ -2,6 +2,8 @@
 //! and a script of inputs in which everything happens at least once.
 #![allow(dead_code, reason = "each test uses its part of it")]
 
+pub mod service;
+
 use std::sync::Arc;
 
 use apical::config::{RigConfig, load_text};
