@@ -4,14 +4,13 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
-use std::time::Duration;
 
 use rtrb::Producer;
 use tokio::sync::{mpsc, oneshot};
 use tonic::Status;
 
 use super::publisher::{Live, Publisher};
-use super::rig::{Draft, RigMode};
+use super::rig::{Draft, RigMode, turned};
 use crate::config::RigConfig;
 use crate::config::outputs::{RewardDevice, RewardOutputConfig};
 use crate::engine::{
@@ -23,9 +22,6 @@ use crate::journal::{Published, SessionDirectory, state_name};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::trigger::{BoardConfig, Limits, NullTrigger, SerialReader, SerialTrigger, SimulatedTrigger, Trigger};
-
-/// How long a command may wait for the real-time thread.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a source needs to hand frames over; one stream has it at a time.
 pub(super) struct FrameFeed {
@@ -222,6 +218,8 @@ impl Session {
         }
         match state {
             v1::TrialState::Unspecified | v1::TrialState::Idle => v1::SessionPhase::Idle,
+            // The baseline's last frame was the last input so far.
+            v1::TrialState::Baseline if self.live.baseline_done() => v1::SessionPhase::Idle,
             v1::TrialState::Baseline => v1::SessionPhase::Baseline,
             v1::TrialState::Paused => v1::SessionPhase::Paused,
             _ => v1::SessionPhase::Task,
@@ -248,8 +246,10 @@ impl Session {
         operator: &str,
         key: &str,
     ) -> Result<Arc<Published>, Status> {
-        if self.is_ended() {
-            return Err(Status::failed_precondition(CommandOutcome::Ended.to_string()));
+        let over = || Status::failed_precondition(format!("{}: {}", command.name(), CommandOutcome::Ended));
+        let mut ended = self.live.ended();
+        if *ended.borrow() {
+            return Err(over());
         }
         let (answer, answered) = oneshot::channel();
         self.live.expect(ticket, answer, operator, key, &command);
@@ -258,13 +258,16 @@ impl Session {
         } else {
             let mut commands = self.commands.lock().map_err(|_| Status::internal("a thread panicked"))?;
             commands.push((ticket, command)).map_err(|_| {
+                self.live.expect_no_more(ticket);
                 Status::resource_exhausted("too many commands wait for the real-time thread; send them one by one")
             })?;
         }
         self.realtime.unpark();
-        match tokio::time::timeout(COMMAND_PATIENCE, answered).await {
-            Ok(Ok(step)) => Ok(step),
-            _ => Err(Status::deadline_exceeded("the real-time thread did not take the command in time")),
+        tokio::select! {
+            biased;
+            step = answered => step.map_err(|_| over()),
+            // The thread went without taking it; what it took was published before this turned.
+            () = turned(&mut ended) => Err(over()),
         }
     }
 
@@ -273,6 +276,7 @@ impl Session {
         let _one = self.finishing.lock().await;
         let threads = self.threads.lock().ok().and_then(|mut threads| threads.take());
         let Some(threads) = threads else { return };
+        self.live.stop();
         self.flags.shutdown.store(true, Ordering::Release);
         self.realtime.unpark();
         let session = Arc::clone(self);
