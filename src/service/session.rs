@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{JoinHandle, Thread};
+use std::time::Duration;
 
 use rtrb::Producer;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 
 use super::publisher::{Live, Publisher};
@@ -23,12 +24,18 @@ use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::trigger::{BoardConfig, Limits, NullTrigger, SerialReader, SerialTrigger, SimulatedTrigger, Trigger};
 
+/// How long a new stream waits for the one before it to be done: an adapter that reconnects after a crash may be faster
+/// than the news of its end.
+const HANDOVER_PATIENCE: Duration = Duration::from_millis(500);
+
 /// What a source needs to hand frames over; one stream has it at a time.
 pub(super) struct FrameFeed {
     pub frames: Producer<FrameItem>,
     pub free: mpsc::Receiver<FrameItem>,
     /// A slot that is being filled.
     pub held: Option<FrameItem>,
+    /// Index of the last frame that was handed over, by whichever stream.
+    pub last_index: Option<u64>,
 }
 
 /// A session, running or ended.
@@ -43,6 +50,7 @@ pub(super) struct Session {
     flags: Arc<Flags>,
     realtime: Thread,
     feed: Mutex<Option<FrameFeed>>,
+    feed_returned: Notify,
     live: Arc<Live>,
     threads: Mutex<Option<Threads>>,
     ended: AtomicBool,
@@ -123,7 +131,8 @@ impl Session {
             commands: Mutex::new(commands),
             flags,
             realtime: thread,
-            feed: Mutex::new(Some(FrameFeed { frames, free, held: None })),
+            feed: Mutex::new(Some(FrameFeed { frames, free, held: None, last_index: None })),
+            feed_returned: Notify::new(),
             live,
             threads: Mutex::new(Some(Threads { realtime, publisher, reader, stop_reader })),
             ended: AtomicBool::new(false),
@@ -226,9 +235,19 @@ impl Session {
         }
     }
 
-    /// Takes the feed for a stream; `None` while another has it.
-    pub fn take_feed(&self) -> Option<FrameFeed> {
-        self.feed.lock().ok()?.take()
+    /// Takes the feed for a stream; `None` while another keeps it.
+    pub async fn take_feed(&self) -> Option<FrameFeed> {
+        let free = async {
+            loop {
+                let returned = self.feed_returned.notified();
+                let feed = self.feed.lock().ok().and_then(|mut feed| feed.take());
+                match feed {
+                    Some(feed) => return feed,
+                    None => returned.await,
+                }
+            }
+        };
+        tokio::time::timeout(HANDOVER_PATIENCE, free).await.ok()
     }
 
     /// Gives the feed back when a stream ends.
@@ -236,6 +255,7 @@ impl Session {
         if let Ok(mut place) = self.feed.lock() {
             *place = Some(feed);
         }
+        self.feed_returned.notify_one();
     }
 
     /// Sends a command to the real-time thread and waits for what became of it.
