@@ -275,7 +275,7 @@ class WholeSession(ServiceTest):
         self.assertTrue(all(m.decided_host_ns >= m.received_host_ns for m in of_frames))
         self.assertFalse(any(m.HasField("cursor") for m in of_frames[:BASELINE]), "no cursor before a calibration")
         self.assertTrue(all(m.HasField("cursor") for m in of_frames[BASELINE:]))
-        self.assertEqual({m.state for m in of_frames[:BASELINE]}, {v1.TRIAL_STATE_BASELINE, v1.TRIAL_STATE_IDLE})
+        self.assertEqual({m.state for m in of_frames[:BASELINE]}, {v1.TRIAL_STATE_BASELINE})
         self.assertIn(v1.TRIAL_STATE_CONTROL, {m.state for m in of_frames[BASELINE:]})
 
     def check_events(self, events, found):
