@@ -27,6 +27,11 @@ fn commit() {
         Ok(o) if o.status.success() => String::from_utf8_lossy(&o.stdout).trim().to_owned(),
         _ => "unknown".to_owned(),
     };
-    println!("cargo::rerun-if-changed=.git/logs/HEAD");
+    // In a worktree the log lies elsewhere; a path that is not there would have everything built again every time.
+    let log = std::process::Command::new("git").args(["rev-parse", "--git-path", "logs/HEAD"]).output();
+    let log = log.map(|o| String::from_utf8_lossy(&o.stdout).trim().to_owned()).unwrap_or_default();
+    if std::path::Path::new(&log).is_file() {
+        println!("cargo::rerun-if-changed={log}");
+    }
     println!("cargo::rustc-env=APICAL_COMMIT={commit}");
 }

@@ -19,29 +19,38 @@ pub(super) fn run(args: &ServeArgs, json: bool) -> anyhow::Result<Outcome> {
     runtime()?.block_on(async {
         let listener = bind(config.service.listen).await.with_context(|| config.service.listen.to_string())?;
         let address = listener.local_addr()?;
+        // Before anybody learns the address: whoever knows it may stop the service.
+        let stop = told_to_stop()?;
         if json {
             print_json(&serde_json::json!({ "listen": address, "version": env!("CARGO_PKG_VERSION") }))?;
         } else {
             eprintln!("apical {} serves gRPC on {address}; Ctrl-C stops it", env!("CARGO_PKG_VERSION"));
         }
-        serve(listener, Rig::new(config, RigMode::Live), told_to_stop()).await?;
+        serve(listener, Rig::new(config, RigMode::Live), stop).await?;
         Ok(Outcome::Good)
     })
 }
 
-/// Completes on Ctrl-C, and on SIGTERM where there is one.
-async fn told_to_stop() {
-    let interrupt = tokio::signal::ctrl_c();
+/// Listens for Ctrl-C, and for SIGTERM where there is one; completes when one comes. They are heard from the moment of
+/// the call, not only once the answer is awaited.
+fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
+        Ok(async move {
             tokio::select! {
-                _ = interrupt => {}
+                _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
             }
-            return;
-        }
+        })
     }
-    let _ = interrupt.await;
+    #[cfg(windows)]
+    {
+        let mut interrupt = tokio::signal::windows::ctrl_c()?;
+        Ok(async move {
+            let _ = interrupt.recv().await;
+        })
+    }
 }

@@ -16,6 +16,7 @@ const FOLLOWING_MAX: usize = 16;
 
 /// An input without what it borrows: what the journal writes of it.
 #[derive(Debug, Clone, Copy)]
+#[allow(clippy::large_enum_variant, reason = "a box would be freed on the real-time thread")]
 pub enum InputSummary {
     /// A frame of pixels.
     Frame(FrameMeta),

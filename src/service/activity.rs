@@ -46,7 +46,9 @@ impl ActivityService for Activity {
         }
         let session = self.rig.session().await?;
         let (sender, receiver) = mpsc::channel(WAITING);
-        tokio::spawn(serve(session, q, sender, self.rig.closing()));
+        // Subscribed before the answer's headers go out: the client misses nothing from then on.
+        let steps = session.live().subscribe();
+        tokio::spawn(serve(session, steps, q, sender, self.rig.closing()));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
@@ -106,12 +108,12 @@ async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Im
 
 async fn serve(
     session: Arc<Session>,
+    mut steps: broadcast::Receiver<Arc<Published>>,
     q: v1::SubscribeActivityRequest,
     sender: mpsc::Sender<Result<SubscribeActivityResponse, Status>>,
     mut closing: tokio::sync::watch::Receiver<bool>,
 ) {
     let period_ns = if q.max_rate_hz > 0.0 { (1e9 / q.max_rate_hz) as u64 } else { 0 };
-    let mut steps = session.live().subscribe();
     let mut ended = session.live().ended();
     let mut last_ns: Option<u64> = None;
     loop {

@@ -38,19 +38,21 @@ impl FeedbackService for Feedback {
         let session = self.rig.session().await?;
         let (sender, receiver) = mpsc::channel(WAITING);
         let closing = self.rig.closing();
-        tokio::spawn(serve(session, request.into_inner().changes_only, sender, closing));
+        // Subscribed before the answer's headers go out: the client misses nothing from then on.
+        let steps = session.live().subscribe();
+        tokio::spawn(serve(session, steps, request.into_inner().changes_only, sender, closing));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }
 
 async fn serve(
     session: Arc<Session>,
+    mut steps: broadcast::Receiver<Arc<Published>>,
     changes_only: bool,
     sender: mpsc::Sender<Result<SubscribeFeedbackResponse, Status>>,
     mut closing: tokio::sync::watch::Receiver<bool>,
 ) {
     let target_deg = session.config().task.as_ref().map_or(0.0, |task| task.target_deg);
-    let mut steps = session.live().subscribe();
     let mut ended = session.live().ended();
     let mut missed = 0;
     let mut shown: Option<(i32, u64)> = None;

@@ -41,7 +41,28 @@ pub(super) trait Answer: Message + Clone + Send + Sync + 'static {
     fn effect_mut(&mut self) -> &mut Option<CommandEffect>;
 }
 
-type Kept = (Vec<u8>, Arc<dyn Any + Send + Sync>);
+/// What a command is, whole: the same key with another one is a mistake.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity(Vec<u8>);
+
+impl Identity {
+    /// Of a request. The name of the message goes in with its bytes: two commands may have the same bytes.
+    pub fn of<Q: Message>(request: &Q) -> Self {
+        let mut identity = std::any::type_name::<Q>().as_bytes().to_vec();
+        identity.extend(request.encode_to_vec());
+        Self(identity)
+    }
+}
+
+/// A request that is a command.
+pub(super) trait Asked: Message + Send + Sync + 'static {
+    /// What it is answered with.
+    type Answer: Answer;
+    /// Who asks.
+    fn header(&self) -> Option<&CommandHeader>;
+}
+
+type Kept = (Identity, Arc<dyn Any + Send + Sync>);
 
 #[derive(Default)]
 struct Book {
@@ -59,23 +80,34 @@ pub(super) struct AnswerBook {
 impl AnswerBook {
     /// Answers from the book where `key` is there for the same request; otherwise does it, once at a time, and
     /// remembers the answer if it is one. A refusal is not remembered: the same command may succeed later.
-    pub async fn answer<Q, A, F>(&self, key: &str, request: &Q, act: F) -> Result<A, Status>
+    ///
+    /// Not to be dropped half-way: a command that took effect while nobody waits must still be remembered.
+    pub async fn answer<A, F>(&self, key: &str, asked: Identity, act: F) -> Result<A, Status>
     where
-        Q: Message,
         A: Answer,
         F: Future<Output = Result<A, Status>>,
     {
-        let gate = {
-            let mut book = self.lock()?;
-            Arc::clone(book.under_way.entry(key.to_owned()).or_default())
+        let gate = Arc::clone(self.lock()?.under_way.entry(key.to_owned()).or_default());
+        let answer = {
+            let _turn = gate.lock().await;
+            self.answer_in_turn(key, asked, act).await
         };
-        let _turn = gate.lock().await;
-        // The name of the message goes in with its bytes: two commands may have the same bytes.
-        let mut identity = std::any::type_name::<Q>().as_bytes().to_vec();
-        identity.extend(request.encode_to_vec());
+        let mut book = self.lock()?;
+        // The book's and ours: nobody else waits for a turn.
+        if Arc::strong_count(&gate) == 2 {
+            book.under_way.remove(key);
+        }
+        answer
+    }
+
+    async fn answer_in_turn<A, F>(&self, key: &str, asked: Identity, act: F) -> Result<A, Status>
+    where
+        A: Answer,
+        F: Future<Output = Result<A, Status>>,
+    {
         let kept = self.lock()?.answers.get(key).cloned();
-        if let Some((asked, answer)) = kept {
-            let same = asked == identity;
+        if let Some((earlier, answer)) = kept {
+            let same = earlier == asked;
             return match answer.downcast_ref::<A>() {
                 Some(answer) if same => {
                     let mut answer = answer.clone();
@@ -87,11 +119,9 @@ impl AnswerBook {
                 _ => Err(Status::already_exists(format!("idempotency_key {key:?} was used for another command"))),
             };
         }
-        let answer = act.await;
+        let answer = act.await?;
         let mut book = self.lock()?;
-        book.under_way.remove(key);
-        let answer = answer?;
-        book.answers.insert(key.to_owned(), (identity, Arc::new(answer.clone())));
+        book.answers.insert(key.to_owned(), (asked, Arc::new(answer.clone())));
         book.order.push_back(key.to_owned());
         if book.order.len() > REMEMBERED
             && let Some(oldest) = book.order.pop_front()

@@ -38,33 +38,41 @@ impl Ingest {
         Self { rig }
     }
 
-    /// Opens the session for the stream, or finds the one that the same stream fed before; takes its feed.
+    /// The session of the stream, with its feed.
     async fn open(&self, stream: v1::session_head::Stream) -> Result<(Arc<Session>, FrameFeed), Status> {
-        let mut slot = self.rig.slot.lock().await;
-        let session = match &*slot {
-            Slot::Empty => return Err(Status::failed_precondition("no session: call CreateSession first")),
-            Slot::Session(session) if session.is_ended() => {
-                return Err(Status::failed_precondition("the session has ended: call CreateSession first"));
-            }
-            Slot::Session(session) => {
-                if session.head().stream.as_ref() != Some(&stream) {
-                    return Err(Status::failed_precondition(
-                        "the session runs on a stream with another header; send that one again, or create a session",
-                    ));
-                }
-                Arc::clone(session)
-            }
-            Slot::Draft(draft) => {
-                let (draft, mode) = (draft.clone(), self.rig.mode());
-                let opened = tokio::task::spawn_blocking(move || Session::open(&draft, stream, mode)).await;
-                let session = opened.map_err(|_| Status::internal("opening the session panicked"))??;
-                *slot = Slot::Session(Arc::clone(&session));
-                session
-            }
-        };
-        let feed = session.take_feed().ok_or_else(|| Status::already_exists("another adapter feeds this session"))?;
+        // Not given up when the adapter is: a session whose threads run must end up where it can be found.
+        let session = tokio::spawn(session_for(Arc::clone(&self.rig), stream)).await;
+        let session = session.map_err(|_| Status::internal("opening the session panicked"))??;
+        let feed =
+            session.take_feed().await.ok_or_else(|| Status::already_exists("another adapter feeds this session"))?;
         Ok((session, feed))
     }
+}
+
+/// Opens the session for a stream, or finds the one that the same stream fed before.
+async fn session_for(rig: Arc<Rig>, stream: v1::session_head::Stream) -> Result<Arc<Session>, Status> {
+    let mut slot = rig.slot.lock().await;
+    rig.refuse_when_stopping()?;
+    let draft = match &*slot {
+        Slot::Empty => return Err(Status::failed_precondition("no session: call CreateSession first")),
+        Slot::Session(session) if session.is_ended() => {
+            return Err(Status::failed_precondition("the session has ended: call CreateSession first"));
+        }
+        Slot::Session(session) => {
+            if session.head().stream.as_ref() != Some(&stream) {
+                return Err(Status::failed_precondition(
+                    "the session runs on a stream with another header; send that one again, or create a session",
+                ));
+            }
+            return Ok(Arc::clone(session));
+        }
+        Slot::Draft(draft) => draft.clone(),
+    };
+    let mode = rig.mode();
+    let opened = tokio::task::spawn_blocking(move || Session::open(&draft, stream, mode)).await;
+    let session = opened.map_err(|_| Status::internal("opening the session panicked"))??;
+    *slot = Slot::Session(Arc::clone(&session));
+    Ok(session)
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -84,7 +92,7 @@ impl IngestService for Ingest {
         let Some(Message::Header(header)) = first else { return Err(header_first()) };
         let notes = check_header(&header)?;
         let (session, feed) = self.open(v1::session_head::Stream::Pixels(header.clone())).await?;
-        let source = PixelSource::new(&session, &header);
+        let source = PixelSource::new(&session, &header, feed.last_index);
         let messages = messages.map(|m| m.map(|m| m.message));
         let (feeder, answers) = Feeder::new(session, feed, self.rig.closing(), notes);
         tokio::spawn(feeder.run(messages, source));
@@ -112,7 +120,7 @@ impl IngestService for Ingest {
             return Err(Status::invalid_argument(format!("header.roi_count: {got}, expected 1 to {VALUES_MAX}")));
         }
         let (session, feed) = self.open(v1::session_head::Stream::RoiValues(header.clone())).await?;
-        let source = ValueSource { count: header.roi_count as usize, last_index: None };
+        let source = ValueSource { count: header.roi_count as usize, last_index: feed.last_index };
         let messages = messages.map(|m| m.map(|m| m.message));
         let (feeder, answers) = Feeder::new(session, feed, self.rig.closing(), Vec::new());
         tokio::spawn(feeder.run(messages, source));
@@ -217,6 +225,8 @@ enum Taken {
 /// Fills slots from messages.
 trait Source: Send + 'static {
     fn take(&mut self, message: &In, slot: &mut FrameItem, received_host_ns: u64) -> Vec<Taken>;
+    /// Index of the last whole frame.
+    fn last_index(&self) -> Option<u64>;
 }
 
 /// Fills slots with pixels.
@@ -229,7 +239,7 @@ struct PixelSource {
 }
 
 impl PixelSource {
-    fn new(session: &Session, header: &v1::StreamHeader) -> Self {
+    fn new(session: &Session, header: &v1::StreamHeader, last_index: Option<u64>) -> Self {
         let stream = &session.config().stream;
         let (geometry, pixel_type) = match session.shape() {
             StreamShape::Pixels { geometry, pixel_type, .. } => (*geometry, *pixel_type),
@@ -241,7 +251,7 @@ impl PixelSource {
             wanted: (stream.plane, stream.channel),
             planes: header.planes.max(1),
             channels: header.channels.max(1),
-            last_index: None,
+            last_index,
         }
     }
 
@@ -293,6 +303,10 @@ impl Source for PixelSource {
         taken.push(self.strip(frame, slot, meta));
         taken
     }
+
+    fn last_index(&self) -> Option<u64> {
+        self.last_index
+    }
 }
 
 /// Fills slots with ROI values.
@@ -321,6 +335,10 @@ impl Source for ValueSource {
         slot.f.copy_from_slice(&values.f_counts);
         vec![Taken::Whole]
     }
+
+    fn last_index(&self) -> Option<u64> {
+        self.last_index
+    }
 }
 
 /// Carries one stream into its session.
@@ -346,7 +364,12 @@ impl Feeder {
         let (answers, receiver) = mpsc::channel(ANSWERS);
         let acks = session.live().take_acks();
         let ended = session.live().ended();
-        let accepted = v1::StreamAccepted { session_id: session.id().to_owned(), host_ns: HostClock.now_ns(), notes };
+        let accepted = v1::StreamAccepted {
+            session_id: session.id().to_owned(),
+            host_ns: HostClock.now_ns(),
+            notes,
+            next_index: feed.last_index.map_or(0, |last| last.saturating_add(1)),
+        };
         let ready = VecDeque::from([Out::Accepted(accepted)]);
         let feeder = Self { session, feed, answers, acks, closing, ended, pending: 0, ready };
         (feeder, ReceiverStream::new(receiver))
@@ -358,11 +381,13 @@ impl Feeder {
         mut source: impl Source,
     ) {
         let (mut ended, mut closing) = (self.ended.clone(), self.closing.clone());
-        let mut open = true;
+        let mut stopping = self.session.live().stopping();
+        let (mut open, mut heard) = (true, true);
+        // An adapter that went away leaves frames under way; their acknowledgements must not reach the next stream.
         while open || self.pending > 0 || !self.ready.is_empty() {
             if let Some(out) = self.ready.pop_front() {
-                if self.answers.send(Ok(out)).await.is_err() {
-                    break;
+                if heard && self.answers.send(Ok(out)).await.is_err() {
+                    (open, heard) = (false, false);
                 }
                 continue;
             }
@@ -371,6 +396,7 @@ impl Feeder {
                 Some(step) = self.acks.recv() => self.acknowledge(&step),
                 () = turned(&mut ended) => break,
                 () = turned(&mut closing) => break,
+                () = turned(&mut stopping), if open => open = false,
                 message = messages.next(), if open => match message {
                     Some(Ok(message)) => {
                         let message = message.into();
@@ -382,7 +408,12 @@ impl Feeder {
                             self.take(&message, &mut source).await;
                         }
                     }
-                    Some(Err(_)) | None => open = false,
+                    Some(Err(status)) => {
+                        // A message that cannot be read, or too long; nobody hears it where the connection broke.
+                        let _ = self.answers.send(Err(status)).await;
+                        open = false;
+                    }
+                    None => open = false,
                 },
             }
         }
@@ -398,6 +429,7 @@ impl Feeder {
         if *self.closing.borrow() {
             let _ = self.answers.send(Err(Status::unavailable("the service stops"))).await;
         }
+        self.feed.last_index = source.last_index();
         self.session.return_feed(self.feed);
     }
 
@@ -453,6 +485,10 @@ impl Feeder {
         let mut item = item;
         while let Err(rtrb::PushError::Full(back)) = self.feed.frames.push(item) {
             // Only a flood of refused frames fills the ring; it is taken as fast as it is decided.
+            if self.feed.frames.is_abandoned() {
+                // The session has ended; so will the stream.
+                return;
+            }
             item = back;
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
@@ -470,6 +506,9 @@ impl Feeder {
         };
         let mut ack = self.ack(&meta, step.decision.verdict());
         ack.reason = match step.decision.verdict() {
+            v1::FrameVerdict::Refused if step.input.detail.is_empty() => {
+                format!("frame {}: expected an index above that of every frame before", meta.index)
+            }
             v1::FrameVerdict::Refused => step.input.detail.clone(),
             v1::FrameVerdict::Doubted => doubt(step.decision.fit).to_owned(),
             v1::FrameVerdict::Skipped => "a newer frame was there already".to_owned(),

@@ -76,8 +76,10 @@ pub(super) struct Live {
     range: Mutex<Option<(f64, f64)>>,
     ensembles: Mutex<Option<(Vec<u32>, Vec<u32>)>>,
     snapshot: Mutex<Option<Vec<u8>>>,
+    stopping: watch::Sender<bool>,
     ended: watch::Sender<bool>,
     realtime_ended: AtomicBool,
+    baseline_done: AtomicBool,
     writer: Arc<WriterStatus>,
 }
 
@@ -103,8 +105,10 @@ impl Live {
             range: Mutex::default(),
             ensembles: Mutex::default(),
             snapshot: Mutex::default(),
+            stopping: watch::Sender::new(false),
             ended: watch::Sender::new(false),
             realtime_ended: AtomicBool::new(false),
+            baseline_done: AtomicBool::new(false),
             writer,
         }
     }
@@ -147,6 +151,11 @@ impl Live {
             ..v1::CommandRecord::default()
         };
         lock(&self.expected).insert(ticket, Expected { answer, record });
+    }
+
+    /// The command was not sent after all.
+    pub fn expect_no_more(&self, ticket: u64) {
+        lock(&self.expected).remove(&ticket);
     }
 
     /// Says why the next refused frame was refused; called before the refusal is handed to the real-time thread.
@@ -194,6 +203,21 @@ impl Live {
     /// How the journal fares.
     pub fn writer(&self) -> &WriterStatus {
         &self.writer
+    }
+
+    /// Whether the last baseline that began is complete: known before the next input says so.
+    pub fn baseline_done(&self) -> bool {
+        self.baseline_done.load(Ordering::Acquire)
+    }
+
+    /// Turns true when the session takes no more frames; those that it has are still acknowledged.
+    pub fn stopping(&self) -> watch::Receiver<bool> {
+        self.stopping.subscribe()
+    }
+
+    /// The session takes no more frames.
+    pub fn stop(&self) {
+        self.stopping.send_replace(true);
     }
 
     /// Turns true when the session is over.
@@ -310,6 +334,13 @@ impl Publisher {
         let forgets = [EventKind::BaselineStarted as i32, EventKind::EnsemblesChanged as i32];
         if step.decision.event_kind.iter().any(|kind| forgets.contains(kind)) {
             lock(&live.calibration).take();
+        }
+        for event in &step.events {
+            match event.kind() {
+                v1::EventKind::BaselineStarted => live.baseline_done.store(false, Ordering::Release),
+                v1::EventKind::BaselineDone => live.baseline_done.store(true, Ordering::Release),
+                _ => {}
+            }
         }
         *lock(&live.last) = Some(Arc::clone(&step));
         if !step.events.is_empty() {

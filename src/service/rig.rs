@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use tokio::sync::{Mutex, watch};
 use tonic::Status;
@@ -13,6 +14,9 @@ use crate::config::{RigConfig, hash, load_text, to_toml};
 use crate::engine::{Command, CommandOutcome};
 use crate::journal::{check_name, session_name};
 use crate::sample::RoiSet;
+
+/// How long the session gets to take the stop when the service ends.
+const STOP_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What the service is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +49,7 @@ pub struct Rig {
     pub(super) slot: Mutex<Slot>,
     pub(super) answers: AnswerBook,
     tickets: AtomicU64,
+    stopping: AtomicBool,
     closing: watch::Sender<bool>,
 }
 
@@ -57,6 +62,7 @@ impl Rig {
             slot: Mutex::new(Slot::Empty),
             answers: AnswerBook::default(),
             tickets: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
             closing: watch::Sender::new(false),
         })
     }
@@ -76,6 +82,14 @@ impl Rig {
         self.closing.subscribe()
     }
 
+    /// Nothing begins any more once the service stops; asked while `slot` is held.
+    pub(super) fn refuse_when_stopping(&self) -> Result<(), Status> {
+        if self.stopping.load(Ordering::Acquire) {
+            return Err(Status::unavailable("the service stops"));
+        }
+        Ok(())
+    }
+
     /// Makes a draft of a session.
     pub(super) async fn create(
         &self,
@@ -90,6 +104,7 @@ impl Rig {
             load_text(&base, set).map_err(|e| Status::invalid_argument(e.to_string()))?
         };
         let mut slot = self.slot.lock().await;
+        self.refuse_when_stopping()?;
         if let Slot::Session(session) = &*slot
             && !session.is_ended()
         {
@@ -116,14 +131,16 @@ impl Rig {
 
     /// Ends the session, if one runs, and every stream.
     pub async fn close(&self) {
+        self.stopping.store(true, Ordering::Release);
         let session = match &*self.slot.lock().await {
             Slot::Session(session) if !session.is_ended() => Some(Arc::clone(session)),
             _ => None,
         };
         if let Some(session) = session {
             let ticket = self.ticket();
-            let answer = session.command(ticket, Command::Stop, "service", "service-stop").await;
-            if !matches!(&answer, Ok(step) if step.outcome == CommandOutcome::TookEffect) {
+            let stop = session.command(ticket, Command::Stop, "service", "service-stop");
+            let answer = tokio::time::timeout(STOP_PATIENCE, stop).await;
+            if !matches!(&answer, Ok(Ok(step)) if step.outcome == CommandOutcome::TookEffect) {
                 tracing::warn!("the session did not take the stop; it is ended without it");
             }
             session.finish().await;

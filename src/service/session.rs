@@ -7,11 +7,11 @@ use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
 use rtrb::Producer;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 
 use super::publisher::{Live, Publisher};
-use super::rig::{Draft, RigMode};
+use super::rig::{Draft, RigMode, turned};
 use crate::config::RigConfig;
 use crate::config::outputs::{RewardDevice, RewardOutputConfig};
 use crate::engine::{
@@ -24,8 +24,9 @@ use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::trigger::{BoardConfig, Limits, NullTrigger, SerialReader, SerialTrigger, SimulatedTrigger, Trigger};
 
-/// How long a command may wait for the real-time thread.
-const COMMAND_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a new stream waits for the one before it to be done: an adapter that reconnects after a crash may be faster
+/// than the news of its end.
+const HANDOVER_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a source needs to hand frames over; one stream has it at a time.
 pub(super) struct FrameFeed {
@@ -33,6 +34,8 @@ pub(super) struct FrameFeed {
     pub free: mpsc::Receiver<FrameItem>,
     /// A slot that is being filled.
     pub held: Option<FrameItem>,
+    /// Index of the last frame that was handed over, by whichever stream.
+    pub last_index: Option<u64>,
 }
 
 /// A session, running or ended.
@@ -47,6 +50,7 @@ pub(super) struct Session {
     flags: Arc<Flags>,
     realtime: Thread,
     feed: Mutex<Option<FrameFeed>>,
+    feed_returned: Notify,
     live: Arc<Live>,
     threads: Mutex<Option<Threads>>,
     ended: AtomicBool,
@@ -127,7 +131,8 @@ impl Session {
             commands: Mutex::new(commands),
             flags,
             realtime: thread,
-            feed: Mutex::new(Some(FrameFeed { frames, free, held: None })),
+            feed: Mutex::new(Some(FrameFeed { frames, free, held: None, last_index: None })),
+            feed_returned: Notify::new(),
             live,
             threads: Mutex::new(Some(Threads { realtime, publisher, reader, stop_reader })),
             ended: AtomicBool::new(false),
@@ -222,15 +227,27 @@ impl Session {
         }
         match state {
             v1::TrialState::Unspecified | v1::TrialState::Idle => v1::SessionPhase::Idle,
+            // The baseline's last frame was the last input so far.
+            v1::TrialState::Baseline if self.live.baseline_done() => v1::SessionPhase::Idle,
             v1::TrialState::Baseline => v1::SessionPhase::Baseline,
             v1::TrialState::Paused => v1::SessionPhase::Paused,
             _ => v1::SessionPhase::Task,
         }
     }
 
-    /// Takes the feed for a stream; `None` while another has it.
-    pub fn take_feed(&self) -> Option<FrameFeed> {
-        self.feed.lock().ok()?.take()
+    /// Takes the feed for a stream; `None` while another keeps it.
+    pub async fn take_feed(&self) -> Option<FrameFeed> {
+        let free = async {
+            loop {
+                let returned = self.feed_returned.notified();
+                let feed = self.feed.lock().ok().and_then(|mut feed| feed.take());
+                match feed {
+                    Some(feed) => return feed,
+                    None => returned.await,
+                }
+            }
+        };
+        tokio::time::timeout(HANDOVER_PATIENCE, free).await.ok()
     }
 
     /// Gives the feed back when a stream ends.
@@ -238,6 +255,7 @@ impl Session {
         if let Ok(mut place) = self.feed.lock() {
             *place = Some(feed);
         }
+        self.feed_returned.notify_one();
     }
 
     /// Sends a command to the real-time thread and waits for what became of it.
@@ -248,8 +266,10 @@ impl Session {
         operator: &str,
         key: &str,
     ) -> Result<Arc<Published>, Status> {
-        if self.is_ended() {
-            return Err(Status::failed_precondition(CommandOutcome::Ended.to_string()));
+        let over = || Status::failed_precondition(format!("{}: {}", command.name(), CommandOutcome::Ended));
+        let mut ended = self.live.ended();
+        if *ended.borrow() {
+            return Err(over());
         }
         let (answer, answered) = oneshot::channel();
         self.live.expect(ticket, answer, operator, key, &command);
@@ -258,13 +278,16 @@ impl Session {
         } else {
             let mut commands = self.commands.lock().map_err(|_| Status::internal("a thread panicked"))?;
             commands.push((ticket, command)).map_err(|_| {
+                self.live.expect_no_more(ticket);
                 Status::resource_exhausted("too many commands wait for the real-time thread; send them one by one")
             })?;
         }
         self.realtime.unpark();
-        match tokio::time::timeout(COMMAND_PATIENCE, answered).await {
-            Ok(Ok(step)) => Ok(step),
-            _ => Err(Status::deadline_exceeded("the real-time thread did not take the command in time")),
+        tokio::select! {
+            biased;
+            step = answered => step.map_err(|_| over()),
+            // The thread went without taking it; what it took was published before this turned.
+            () = turned(&mut ended) => Err(over()),
         }
     }
 
@@ -273,6 +296,7 @@ impl Session {
         let _one = self.finishing.lock().await;
         let threads = self.threads.lock().ok().and_then(|mut threads| threads.take());
         let Some(threads) = threads else { return };
+        self.live.stop();
         self.flags.shutdown.store(true, Ordering::Release);
         self.realtime.unpark();
         let session = Arc::clone(self);

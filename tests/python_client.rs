@@ -1,0 +1,28 @@
+//! The Python client's test, against this build of the service: a real client of another language over a real socket.
+//!
+//! Runs with the interpreter that APICAL_PYTHON names, or `python3`; without grpcio, grpcio-tools and numpy there it
+//! says so and passes.
+
+use std::process::Command;
+
+#[test]
+fn the_python_client_works_against_the_service() {
+    let python = std::env::var("APICAL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
+    let has = Command::new(&python).args(["-c", "import grpc, grpc_tools, numpy"]).output();
+    if !has.is_ok_and(|output| output.status.success()) {
+        // Whoever names an interpreter wants the test.
+        assert!(
+            std::env::var_os("APICAL_PYTHON").is_none(),
+            "APICAL_PYTHON={python} lacks grpcio, grpcio-tools or numpy"
+        );
+        println!("skipped: python3 with grpcio, grpcio-tools and numpy is not here");
+        return;
+    }
+    let test = concat!(env!("CARGO_MANIFEST_DIR"), "/clients/python/tests/test_client.py");
+    let status = Command::new(&python)
+        .arg(test)
+        .env("APICAL_BIN", env!("CARGO_BIN_EXE_apical"))
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .status();
+    assert!(status.is_ok_and(|status| status.success()), "the Python test failed; what it said is above");
+}
