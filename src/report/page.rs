@@ -210,7 +210,7 @@ fn anatomy_section(report: &SessionReport) -> Section {
                         "with a score of "
                         (format::fixed(f64::from(t.score), 2)) "; the masks were moved by as much."
                     }
-                    None => { "The masks were used where they were drawn; no reference image came with them." }
+                    None => { "The masks were used where they were drawn." }
                 }
             }
             div.side {
