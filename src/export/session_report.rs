@@ -140,9 +140,10 @@ fn template(head: &v1::SessionHead, state: &[u8]) -> Option<Image> {
     engine.template()
 }
 
-/// The image that the ROIs were drawn on, where pixels of that size were seen.
+/// The image that the ROIs were drawn on, where pixels of that size were seen; a drawing of the masks is none.
 fn reference(head: &v1::SessionHead, geometry: Option<Geometry>) -> Option<Image> {
-    let image = roi_set_of(head.rois.as_ref()?).reference?;
+    let set = head.rois.as_ref().filter(|set| !set.reference_rendered)?;
+    let image = roi_set_of(set).reference?;
     (Some(image.geometry) == geometry && image.values.len() == image.geometry.count()).then_some(image)
 }
 

@@ -214,7 +214,7 @@ fn anatomy_section(report: &SessionReport) -> Section {
                 }
             }
             div.side {
-                (figure(picture, ANATOMY_CAPTION))
+                (figure(picture, if report.mean_image.is_some() { ANATOMY_CAPTION } else { "" }))
                 div {
                     (legend(&[
                         ("b-plus", "P+: turns the grating to the target"),
