@@ -170,6 +170,12 @@ impl Pass {
             let rois = self.found.ensembles.plus.iter().chain(&self.found.ensembles.minus);
             let invalid = rois.copied().filter(|&roi| d.roi_valid.get(roi as usize) == Some(&false));
             self.found.notes.frame(d.frame_index, invalid);
+            for &roi in self.found.ensembles.plus.iter().chain(&self.found.ensembles.minus) {
+                let k = roi as usize;
+                if let (Some(true), Some(&f), Some(&f0)) = (d.roi_valid.get(k), d.f_counts.get(k), d.f0_counts.get(k)) {
+                    self.found.notes.f0(d.frame_index, roi, f, f0);
+                }
+            }
         }
     }
 

@@ -10,6 +10,9 @@ use crate::proto::v1::{self, EventKind};
 /// [`crate::engine::DeviceReport::Refused`] in an input record.
 pub(super) const DEVICE_REFUSED: u32 = 2;
 
+/// F0 below this share of F itself is next to nothing: dF/F is then mostly noise, many times too large.
+const LOW_F0_SHARE: f64 = 0.02;
+
 /// Trouble of one kind: how often, and what the first was.
 #[derive(Debug, Clone, Default)]
 struct Tally {
@@ -42,6 +45,8 @@ pub(super) struct Notes {
     refused_commands: Tally,
     /// For each ROI of the ensembles: frames outside the baseline in which it was invalid, and the first of them.
     invalid: BTreeMap<u32, Tally>,
+    /// For each ROI of the ensembles whose F0 came near zero: frames in which it was, the first, and the lowest F0.
+    low_f0: BTreeMap<u32, (Tally, f64)>,
     /// Frames outside the baseline.
     frames: u64,
 }
@@ -60,14 +65,21 @@ impl Notes {
         }
     }
 
+    /// F and F0 of a valid ROI of the ensembles in a frame outside the baseline, in counts.
+    pub fn f0(&mut self, index: u64, roi: u32, f_counts: f64, f0_counts: f64) {
+        if f0_counts < LOW_F0_SHARE * f_counts {
+            let (tally, lowest) = self.low_f0.entry(roi).or_insert((Tally::default(), f0_counts));
+            tally.add(1, || index.to_string());
+            *lowest = lowest.min(f0_counts);
+        }
+    }
+
     /// An event, and the input that caused it.
     pub fn event(&mut self, event: &v1::SubscribeEventsResponse, cause: &v1::InputRecord) {
         let (frame, detail) = (event.frame_index, event.detail.as_str());
         match event.kind() {
-            EventKind::Warning => {
-                if !self.warnings.iter().any(|(id, _)| *id == event.id) {
-                    self.warnings.push((event.id, detail.to_owned()));
-                }
+            EventKind::Warning if self.warnings.iter().all(|(id, _)| *id != event.id) => {
+                self.warnings.push((event.id, detail.to_owned()));
             }
             EventKind::DeviceFault => self.faults.add(1, || {
                 let what = match (cause.kind(), cause.code) {
@@ -132,6 +144,19 @@ impl Notes {
                 tally.first
             ));
         }
+        for (roi, (tally, lowest)) in &self.low_f0 {
+            said.push(format!(
+                "F0 of {} lay below {} % of its F in {} of {} frames after the baseline (lowest {:.1} counts, first at \
+                 frame {}), so that its \u{394}F/F, and the cursor with it, is far too large there: raise \
+                 activity.f0_floor, or take another cell.",
+                name(*roi),
+                100.0 * LOW_F0_SHARE,
+                tally.count,
+                self.frames,
+                lowest,
+                tally.first
+            ));
+        }
         let mut tell = |tally: &Tally, one: &str, many: &str| {
             match tally.count {
                 0 => {}
@@ -141,7 +166,10 @@ impl Notes {
         };
         tell(&self.faults, "fault of an output device", "faults of output devices");
         tell(&self.refused_frames, "frame was refused", "frames were refused");
-        let stretches = format!("frames were skipped or never came, in {} stretches", self.skips);
+        let stretches = match self.skips {
+            1 => "frames were skipped or never came, in 1 stretch".to_owned(),
+            n => format!("frames were skipped or never came, in {n} stretches"),
+        };
         tell(&self.skipped, "frame was skipped or never came", &stretches);
         let (gap, gaps) = (
             format!("gap of {:.2} s without a frame", self.gap_s),
@@ -204,12 +232,25 @@ mod tests {
                 "P+ 2 was invalid, and out of the cursor, in 1 of 2 frames after the baseline, first at frame 31: its F0 \
                  lay under the floor or its F was no number.",
                 "2 frames were refused; the first: frame 7: 3 bytes, expected 4.",
-                "2 frames were skipped or never came, in 1 stretches; the first: from frame 8 on, because they did not \
+                "2 frames were skipped or never came, in 1 stretch; the first: from frame 8 on, because they did not \
                  come.",
                 "1 gap of 1.00 s without a frame: before frame 30.",
                 "1 command was refused: calibrate: no baseline (at frame 40).",
             ]
         );
+    }
+
+    #[test]
+    fn a_cell_whose_f0_is_next_to_nothing_is_named() {
+        let mut notes = Notes::default();
+        for (index, f0) in [(7, 100.0), (8, 6.0), (9, 1.25), (10, 5.0)] {
+            notes.frame(index, [].into_iter());
+            notes.f0(index, 4, 300.0, f0);
+        }
+        let said = notes.sentences(None, |roi| format!("P+ {roi}"));
+        let expected = "F0 of P+ 4 lay below 2 % of its F in 2 of 4 frames after the baseline (lowest 1.2 counts, first \
+                        at frame 9)";
+        assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
     }
 
     #[test]
