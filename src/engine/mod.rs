@@ -329,6 +329,11 @@ impl Engine {
         (!self.state.calibration.segment_starts.is_empty()).then_some(&self.state.calibration)
     }
 
+    /// x of the last calibration's baseline, frame after frame; empty before there was one.
+    pub fn baseline_x(&self) -> &[f64] {
+        self.workspace.x()
+    }
+
     /// P+ and P- in force.
     pub fn ensembles(&self) -> &Ensembles {
         self.decoder.ensembles()

@@ -49,7 +49,8 @@ pub struct SessionReport {
     pub latency_histogram: Option<LatencyHistogram>,
     /// What the operator should know, one sentence each.
     pub warnings: Vec<String>,
-    /// Set when no animal learned here but a stand-in did (the synthetic mouse); shown plainly at the top.
+    /// Set when no animal learned in front of this feedback (a stand-in did, or a recording was played): a sentence
+    /// that says so, shown plainly at the top.
     pub stand_in_learner: Option<String>,
 }
 
@@ -224,6 +225,8 @@ pub enum RewardFate {
     Unknown,
     /// Refused by the limits.
     Refused,
+    /// Not delivered: it could not be written, or the device refused it.
+    Failed,
 }
 
 /// One trial.
@@ -257,6 +260,8 @@ pub enum TriggerFate {
     Unknown,
     /// Refused by the limits; nothing was sent.
     Refused,
+    /// Not delivered: it could not be written, or the device refused it.
+    Failed,
 }
 
 /// One trigger.

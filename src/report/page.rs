@@ -19,6 +19,7 @@ const ANATOMY_CAPTION: &str = "Mean image, stretched between its 1st and 99.7th 
 const CHANCE_NOTE: &str = "; the dotted line is the share of baseline segments that reached the threshold.";
 const DENSE_TRACES_CAPTION: &str = "Line: mean of each drawn column; band: from its smallest to its largest sample, so \
     that no transient is lost. Each cell rests on its 20th percentile; peaks above 1.75 rows are cut.";
+const TRACES_CAPTION: &str = "Each cell rests on its 20th percentile; peaks above 1.75 rows are cut.";
 const DENSE_CURSOR_CAPTION: &str = "One sample in 5,000 on either side may lie beyond \
     the scale.";
 const GRATING_CAPTION: &str = "Share of the frames with a grating on the screen. Orientations are drawn anticlockwise \
@@ -37,7 +38,7 @@ struct Section {
 /// The whole document.
 pub(super) fn document(report: &SessionReport) -> Markup {
     let digest = Digest::new(report);
-    let sections = [
+    let mut sections = vec![
         anatomy_section(report),
         overview_section(report, &digest),
         closeup_section(report, &digest),
@@ -49,6 +50,9 @@ pub(super) fn document(report: &SessionReport) -> Markup {
         latency_section(report),
         records_section(report),
     ];
+    if closeup_is_everything(report, &digest) {
+        sections.retain(|s| s.anchor != "traces" && s.anchor != "cursor");
+    }
     let title = if report.title.is_empty() { "Session" } else { &report.title };
     html! {
         (DOCTYPE)
@@ -210,11 +214,11 @@ fn anatomy_section(report: &SessionReport) -> Section {
                         "with a score of "
                         (format::fixed(f64::from(t.score), 2)) "; the masks were moved by as much."
                     }
-                    None => { "The masks were used where they were drawn; no reference image came with them." }
+                    None => { "The masks were used where they were drawn." }
                 }
             }
             div.side {
-                (figure(picture, ANATOMY_CAPTION))
+                (figure(picture, if report.mean_image.is_some() { ANATOMY_CAPTION } else { "" }))
                 div {
                     (legend(&[
                         ("b-plus", "P+: turns the grating to the target"),
@@ -257,6 +261,11 @@ fn overview_section(report: &SessionReport, digest: &Digest) -> Section {
     Section { anchor: "overview", title: "The session at a glance", body }
 }
 
+/// Whether the close-up shows the whole session, so that showing its traces and its cursor again would add nothing.
+fn closeup_is_everything(report: &SessionReport, digest: &Digest) -> bool {
+    !digest.has_close_up() && closeup::closeup(report, digest).is_some()
+}
+
 /// Only what this session has is explained.
 fn phases_legend(digest: &Digest, with_doubts: bool) -> Markup {
     let has = |phases: &[Phase]| digest.runs.iter().any(|r| phases.contains(&r.phase));
@@ -282,13 +291,17 @@ fn closeup_section(report: &SessionReport, digest: &Digest) -> Section {
                     "From " (format::clock(digest.window_s.0)) " to " (format::clock(digest.window_s.1))
                     @if report.trials.is_empty() { ", around the highest cursor." }
                     @else { ", chosen because it holds most kinds of outcome." }
-                } @else { "The whole session is short enough to be seen in detail." }
+                } @else {
+                    "The session is short enough to be seen whole. The cursor z is the mean \u{394}F/F of P+ minus that "
+                    "of P\u{2212}, smoothed, above the lowest value of the baseline."
+                }
             }
-            (figure(picture, ""))
+            (figure(picture, if digest.has_close_up() { "" } else { TRACES_CAPTION }))
             (phases_legend(digest, true))
         },
     };
-    Section { anchor: "closeup", title: "One minute in detail", body }
+    let title = if digest.has_close_up() { "One minute in detail" } else { "The session in detail" };
+    Section { anchor: "closeup", title, body }
 }
 
 fn traces_section(report: &SessionReport, digest: &Digest) -> Section {
@@ -302,7 +315,7 @@ fn traces_section(report: &SessionReport, digest: &Digest) -> Section {
             (figure(picture, if digest.has_close_up() {
                 DENSE_TRACES_CAPTION
             } else {
-                "Each cell rests on its 20th percentile; peaks above 1.75 rows are cut."
+                TRACES_CAPTION
             }))
             (phases_legend(digest, false))
             @if report.traces.len() > traces::MOST_TRACES {
@@ -339,8 +352,10 @@ fn grating_section(report: &SessionReport, digest: &Digest) -> Section {
         Some(picture) => html! {
             p.say { "The screen shows one of seven orientations, from 90° away from the target to the target itself." }
             (figure(grating::key(report), GRATING_CAPTION))
-            h3 { "Over the session" }
-            (figure(picture, if digest.has_close_up() { MAP_CAPTION } else { "" }))
+            @if !closeup_is_everything(report, digest) {
+                h3 { "Over the session" }
+                (figure(picture, if digest.has_close_up() { MAP_CAPTION } else { "" }))
+            }
         },
     };
     Section { anchor: "grating", title: "What was on the screen", body }

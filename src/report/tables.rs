@@ -137,6 +137,7 @@ pub(super) fn trials(report: &SessionReport) -> Markup {
         RewardFate::Acknowledged => "acknowledged",
         RewardFate::Unknown => "sent, no answer",
         RewardFate::Refused => "refused by the limits",
+        RewardFate::Failed => "failed",
     };
     html! {
         details {
@@ -166,6 +167,7 @@ pub(super) fn triggers(report: &SessionReport) -> Markup {
         TriggerFate::Acknowledged => "acknowledged",
         TriggerFate::Unknown => "sent, no answer",
         TriggerFate::Refused => "refused by the limits",
+        TriggerFate::Failed => "failed",
     };
     html! {
         table.even {
@@ -186,7 +188,7 @@ pub(super) fn triggers(report: &SessionReport) -> Markup {
                             td.n { (row.frame) }
                             td { (format::shorten(&row.output, 40)) }
                             td.n { (format::trimmed(row.pulse_width_ms, 3)) "\u{202f}ms" }
-                            td { span.c-caution[row.fate == TriggerFate::Refused] { (fate(row.fate)) } }
+                            td { span.c-caution[matches!(row.fate, TriggerFate::Refused | TriggerFate::Failed)] { (fate(row.fate)) } }
                             td { (format::shorten(&row.note, 200)) }
                         }
                     } }

@@ -26,7 +26,7 @@ pub(in super::super) fn distribution(calibration: &Calibration) -> Option<PreEsc
         bins[k as usize] += 1;
     }
     let most = bins.iter().copied().max().unwrap_or(1).max(1) as f64;
-    let (top, bottom) = (38.0, 190.0);
+    let (top, bottom) = (54.0, 206.0);
     let y = Scale::new((0.0, most * 1.06), (bottom, top));
     let mut svg = Svg::new(WIDTH, bottom + 44.0, "Distribution of x in the baseline");
     for (k, count) in bins.iter().enumerate().filter(|(_, c)| **c > 0) {
@@ -69,7 +69,9 @@ pub(in super::super) fn distribution(calibration: &Calibration) -> Option<PreEsc
 
 fn mark(svg: &mut Svg, x: &Scale, value: f64, (top, bottom): (f64, f64), [line, label, name]: [&str; 3]) {
     let at = x.at(value);
-    svg.line(line, at, top - 10.0, at, bottom);
+    // The middle one stands a line higher, so that it may be as close to its neighbours as it likes.
+    let rise = if line == "limit" { 16.0 } else { 0.0 };
+    svg.line(line, at, top - 10.0 - rise, at, bottom);
     let anchor = if at < LEFT + 60.0 {
         ""
     } else if at > RIGHT - 60.0 {
@@ -77,7 +79,7 @@ fn mark(svg: &mut Svg, x: &Scale, value: f64, (top, bottom): (f64, f64), [line, 
     } else {
         " mid"
     };
-    svg.text(&format!("label {label}{anchor}"), at, top - 16.0, &format!("{name} {}", format::fixed(value, 2)));
+    svg.text(&format!("label {label}{anchor}"), at, top - 16.0 - rise, &format!("{name} {}", format::fixed(value, 2)));
 }
 
 /// The normal curve of the mirrored lower half, scaled to the counts.

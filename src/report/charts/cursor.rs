@@ -34,6 +34,9 @@ pub(in super::super) fn cursor(report: &SessionReport, digest: &Digest) -> Optio
     Some(svg.finish())
 }
 
+/// Rows of text on the right do not touch at this distance.
+const LABELS_APART: f64 = 15.0;
+
 /// Limits of the vertical scale: the samples that are shown (in a long stretch nearly all) and both limits of the task.
 fn limits(axis: &TimeAxis, report: &SessionReport, dense: bool) -> (f64, f64) {
     let values = || report.frames.iter().filter(|f| axis.shows(f.time_s, f.time_s)).map(|f| f.cursor);
@@ -71,12 +74,14 @@ pub(super) fn panel(
     } else {
         svg.path("trace cursor", &trace_path(points(), gap_of(axis)));
     }
+    // Where the limits are close, their labels are moved apart.
+    let apart = target(report).map_or(0.0, |target| ((LABELS_APART - (y.at(0.0) - y.at(target))) / 2.0).max(0.0));
     if report.calibration.is_some() {
         svg.line("limit limit-aversive", LEFT, y.at(0.0), RIGHT, y.at(0.0));
-        svg.text("label label-aversive", RIGHT + 10.0, y.at(0.0) + 4.0, "range low");
+        svg.text("label label-aversive", RIGHT + 10.0, y.at(0.0) + 4.0 + apart, "range low");
     }
     if let Some(target) = target(report) {
         svg.line("limit limit-hit", LEFT, y.at(target), RIGHT, y.at(target));
-        svg.text("label label-hit", RIGHT + 10.0, y.at(target) + 4.0, "threshold");
+        svg.text("label label-hit", RIGHT + 10.0, y.at(target) + 4.0 - apart, "threshold");
     }
 }

@@ -126,7 +126,11 @@ fn direct_labels(svg: &mut Svg, mut ends: Vec<(f64, &str)>, top: f64, bottom: f6
 
 fn rate(svg: &mut Svg, axis: &TimeAxis, digest: &Digest, (top, bottom): (f64, f64)) {
     let length = axis.span_s.1 - axis.span_s.0;
-    let bin_s = [60.0, 120.0, 300.0, 600.0, 1800.0].into_iter().find(|b| length / b <= 120.0).unwrap_or(3600.0);
+    let bin_s = if length <= 180.0 {
+        10.0
+    } else {
+        [60.0, 120.0, 300.0, 600.0, 1800.0].into_iter().find(|b| length / b <= 120.0).unwrap_or(3600.0)
+    };
     let starts = multiples((axis.span_s.0 / bin_s).floor() * bin_s, axis.span_s.1, bin_s);
     let bins: Vec<(f64, f64, usize)> = starts
         .iter()
@@ -139,7 +143,7 @@ fn rate(svg: &mut Svg, axis: &TimeAxis, digest: &Digest, (top, bottom): (f64, f6
         .iter()
         .map(|&(from, to, n)| {
             let (a, b) = (from.max(axis.span_s.0), to.min(axis.span_s.1));
-            (a, b, n as f64 * 60.0 / (b - a).max(20.0))
+            (a, b, n as f64 * 60.0 / (b - a).max(bin_s / 3.0))
         })
         .collect();
     let most = rates.iter().map(|r| r.2).fold(1.0, f64::max);

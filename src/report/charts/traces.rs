@@ -37,7 +37,7 @@ impl<'a> Rows<'a> {
         let peaks = traces
             .iter()
             .filter_map(|t| Some(quantile(t.dff.iter().copied(), 0.999)? - quantile(t.dff.iter().copied(), 0.2)?));
-        let peak = peaks.fold(None, |a: Option<f64>, b| Some(a.map_or(b, |a| a.max(b))))?;
+        let peak = shared_peak(peaks.collect())?;
         let gain = if peak > 1e-6 { row * 1.45 / peak } else { row };
         Some(Self { traces, row, gain })
     }
@@ -92,6 +92,15 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The peak that fills a row: the largest cell's, unless it stands far above its fellows. One cell whose F0 is near zero
+/// must not flatten all others.
+fn shared_peak(mut peaks: Vec<f64>) -> Option<f64> {
+    peaks.sort_unstable_by(f64::total_cmp);
+    let largest = *peaks.last()?;
+    let upper_quarter = peaks[(peaks.len() - 1) * 3 / 4];
+    Some(if upper_quarter > 0.0 { largest.min(1.5 * upper_quarter) } else { largest })
+}
+
 /// All cells over the whole session; `None` where there is nothing to draw.
 pub(in super::super) fn traces(report: &SessionReport, digest: &Digest) -> Option<PreEscaped<String>> {
     let row = if report.traces.len() > 24 { 18.0 } else { 38.0 };
@@ -107,4 +116,17 @@ pub(in super::super) fn traces(report: &SessionReport, digest: &Digest) -> Optio
     rows.draw(&mut svg, &axis, report, top);
     axis.labels(&mut svg, bottom);
     Some(svg.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_cell_far_above_the_others_does_not_flatten_them() {
+        assert_eq!(shared_peak(vec![3.0, 2.0, 3.5, 3.4]), Some(3.5));
+        assert_eq!(shared_peak(vec![1.0, 2.0, 235.0, 2.0, 1.5]), Some(3.0));
+        assert_eq!(shared_peak(vec![0.0, 0.0, 4.0, 0.0, 0.0]), Some(4.0));
+        assert_eq!(shared_peak(vec![]), None);
+    }
 }

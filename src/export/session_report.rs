@@ -1,0 +1,245 @@
+//! The report of a session, from its journal.
+//!
+//! In: the session's directory. Out: `report.html` in it, written beside and then renamed, so that a report is whole or
+//! the one before. The mean image is the baseline's template from the last snapshot, or else the ROIs' own reference;
+//! on the template the outlines lie where the masks were read, to the whole pixel.
+
+use std::path::{Path, PathBuf};
+
+use super::ExportError;
+use super::csv::roi_count;
+use super::gather::{Gathered, Offset, frame_rate_hz, gather};
+use crate::config::{RigConfig, load_text};
+use crate::decode::Ensembles;
+use crate::frame::{Geometry, Image};
+use crate::journal::{
+    Percentiles, REPORT_FILE, STAND_IN, SYNTHETIC_ADAPTER, SessionFiles, Summary, engine_of, roi_set_of, wall_text,
+};
+use crate::proto::v1;
+use crate::report::{
+    FrameCounts, Provenance, Roi, RoiShape, Role, SessionReport, StageLatency, TemplateFit, Triggers, render,
+};
+
+/// ROIs whose traces are shown where there are no ensembles.
+const TRACES_WITHOUT_ENSEMBLES: usize = 12;
+/// What the adapter's name begins with when a recording is played.
+const REPLAY_ADAPTER: &str = "apical replay ";
+
+/// Writes the report of the session in `directory`; the report's path. A journal that breaks off gives a report of what
+/// stands before, with a warning.
+///
+/// # Errors
+/// There is no session, its head makes no sense, or the report cannot be written.
+pub fn write_report(directory: &Path) -> Result<PathBuf, ExportError> {
+    let html = render(&session_report(directory)?);
+    let path = directory.join(REPORT_FILE);
+    let beside = directory.join(format!(".{REPORT_FILE}.part"));
+    std::fs::write(&beside, html).map_err(ExportError::io(&beside))?;
+    std::fs::rename(&beside, &path).map_err(ExportError::io(&path))?;
+    Ok(path)
+}
+
+/// The session in `directory` as the report shows it.
+fn session_report(directory: &Path) -> Result<SessionReport, ExportError> {
+    let files = SessionFiles::open(directory)?;
+    let head = files.head()?;
+    let config = load_text(&head.config_toml, &[])?;
+    let count = roi_count(&head);
+    let configured = Ensembles { plus: config.ensembles.plus.clone(), minus: config.ensembles.minus.clone() };
+    let mut found = gather(&files, &head, &configured, &traced(&configured, count));
+    if found.ensembles != configured {
+        // Other cells were chosen on the way: their traces are wanted from the first frame on.
+        let chosen = found.ensembles;
+        found = gather(&files, &head, &configured, &traced(&chosen, count));
+    }
+    Ok(assemble(&files, &head, &config, found))
+}
+
+/// The ROIs whose activity is shown.
+fn traced(ensembles: &Ensembles, roi_count: usize) -> Vec<(u32, Role)> {
+    let of = |ids: &[u32], role| ids.iter().map(|&id| (id, role)).collect::<Vec<_>>();
+    let mut rois = of(&ensembles.plus, Role::Plus);
+    rois.extend(of(&ensembles.minus, Role::Minus));
+    if rois.is_empty() {
+        rois.extend((0..roi_count.min(TRACES_WITHOUT_ENSEMBLES) as u32).map(|id| (id, Role::Other)));
+    }
+    rois
+}
+
+fn assemble(files: &SessionFiles, head: &v1::SessionHead, config: &RigConfig, found: Gathered) -> SessionReport {
+    let rate_hz = frame_rate_hz(head);
+    let (rig, adapter) = match &head.stream {
+        Some(v1::session_head::Stream::Pixels(header)) => (header.rig.as_str(), header.adapter.as_str()),
+        Some(v1::session_head::Stream::RoiValues(header)) => (header.rig.as_str(), header.adapter.as_str()),
+        None => ("", ""),
+    };
+    let geometry = match &head.stream {
+        Some(v1::session_head::Stream::Pixels(h)) => Some(Geometry::new(h.height_px as usize, h.width_px as usize)),
+        _ => None,
+    };
+    let role = |id: u32| match &found.ensembles {
+        e if e.plus.contains(&id) => Role::Plus,
+        e if e.minus.contains(&id) => Role::Minus,
+        _ => Role::Other,
+    };
+    let template = found.snapshot.as_ref().and_then(|(head, state)| template(head, state));
+    let trusted = found.offset.filter(|o| o.trusted);
+    let shift_px = if template.is_some() { trusted } else { None };
+    let name = |id: u32| match role(id) {
+        Role::Plus => format!("P+ {id}"),
+        Role::Minus => format!("P\u{2212} {id}"),
+        Role::Other => format!("ROI {id}"),
+    };
+    let (latency, stages) = latencies(&found.summary);
+    let c = &found.summary.counters;
+    SessionReport {
+        title: if config.task.is_some() { "Closed-loop session" } else { "Recording session" }.to_owned(),
+        rig: if rig.is_empty() { config.rig.name.clone() } else { rig.to_owned() },
+        session: head.session_id.clone(),
+        started_wall: wall_text(head.started_unix_ns),
+        duration_s: found.frames.last().map_or(0.0, |f| f.time_s + if rate_hz > 0.0 { 1.0 / rate_hz } else { 0.0 }),
+        frame_rate_hz: rate_hz,
+        provenance: provenance(files, head, config, adapter, &found),
+        geometry,
+        mean_image: template.or_else(|| reference(head, geometry)),
+        rois: rois(head, role, shift_px),
+        template: trusted.map(|o| TemplateFit { dy_px: o.dy_px as f32, dx_px: o.dx_px as f32, score: o.score as f32 }),
+        target_deg: config.task.as_ref().map_or(90.0, |task| task.target_deg),
+        triggers: Triggers {
+            intended: c.rewards_intended,
+            sent: c.rewards_sent,
+            acknowledged: c.rewards_acknowledged,
+            unknown: c.rewards_unknown,
+            refused: c.rewards_limited,
+            rewards_sent: c.rewards_sent,
+            rewards_acknowledged: c.rewards_acknowledged,
+            list: found.triggers,
+        },
+        frame_counts: FrameCounts {
+            received: c.frames_in,
+            decided: c.frames_decided,
+            skipped: c.frames_skipped,
+            refused: c.frames_refused,
+        },
+        latency,
+        stages,
+        latency_histogram: None,
+        warnings: found.notes.sentences(found.offset, name),
+        stand_in_learner: stand_in(adapter, config),
+        frames: found.frames,
+        traces: found.traces,
+        calibration: found.calibration,
+        trials: found.trials,
+    }
+}
+
+/// The template in the engine's last saved state.
+fn template(head: &v1::SessionHead, state: &[u8]) -> Option<Image> {
+    let mut engine = engine_of(head).ok()?;
+    engine.load(state).ok()?;
+    engine.template()
+}
+
+/// The image that the ROIs were drawn on, where pixels of that size were seen; a drawing of the masks is none.
+fn reference(head: &v1::SessionHead, geometry: Option<Geometry>) -> Option<Image> {
+    let set = head.rois.as_ref().filter(|set| !set.reference_rendered)?;
+    let image = roi_set_of(set).reference?;
+    (Some(image.geometry) == geometry && image.values.len() == image.geometry.count()).then_some(image)
+}
+
+/// All ROIs; those of integrated values have a number and no place.
+fn rois(head: &v1::SessionHead, role: impl Fn(u32) -> Role, shift_px: Option<Offset>) -> Vec<Roi> {
+    let set = head.rois.as_ref().map(roi_set_of).unwrap_or_default();
+    if set.rois.is_empty() {
+        let nowhere = |id| Roi {
+            id,
+            name: String::new(),
+            role: role(id),
+            shape: RoiShape::Pixels(Vec::new()),
+            centre_px: [f32::NAN; 2],
+        };
+        return (0..roi_count(head) as u32).map(nowhere).collect();
+    }
+    let (dy, dx) = shift_px.map_or((0, 0), |o| (o.dy_px.round() as i64, o.dx_px.round() as i64));
+    let moved =
+        |at: u32, by: i64, size: usize| u32::try_from(i64::from(at) + by).ok().filter(|&at| (at as usize) < size);
+    let shown = |roi: &crate::sample::Roi| {
+        let (height, width) = (set.geometry.height_px, set.geometry.width_px);
+        let pixels = roi.pixels.iter().filter_map(|p| Some([moved(p.row, dy, height)?, moved(p.col, dx, width)?]));
+        let pixels: Vec<[u32; 2]> = pixels.collect();
+        let mean = |k: usize| pixels.iter().map(|p| f64::from(p[k])).sum::<f64>() / pixels.len() as f64;
+        let centre_px = [mean(0) as f32, mean(1) as f32];
+        // A name that only repeats the number says nothing.
+        let name = if roi.name == roi.id.to_string() { String::new() } else { roi.name.clone() };
+        Roi { id: roi.id, name, role: role(roi.id), centre_px, shape: RoiShape::Pixels(pixels) }
+    };
+    set.rois.iter().map(shown).collect()
+}
+
+fn latencies(summary: &Summary) -> (Option<StageLatency>, Vec<StageLatency>) {
+    let row = |name: &str, p: &Percentiles| StageLatency {
+        name: name.to_owned(),
+        p50_us: p.p50,
+        p99_us: p.p99,
+        p999_us: p.p999,
+        max_us: p.max,
+        count: p.n,
+    };
+    let measured = summary.latencies();
+    let total = measured.first().filter(|(_, p)| p.n > 0).map(|(_, p)| row("last byte to decision", p));
+    (total, measured.iter().skip(1).map(|(name, p)| row(name, p)).collect())
+}
+
+/// Said where no animal learned in front of this feedback.
+fn stand_in(adapter: &str, config: &RigConfig) -> Option<String> {
+    if adapter == SYNTHETIC_ADAPTER {
+        let animal = &config.synthetic.animal;
+        return Some(format!(
+            "The animal is synthetic, and its learning is {STAND_IN}: each reward multiplies the event rate of the \
+             P\u{2212} cells by {} (1 \u{2212} learning_rate, which is {}), down to a floor of {} of their first rate.",
+            (1e6 * (1.0 - animal.learning_rate)).round() / 1e6,
+            animal.learning_rate,
+            animal.floor
+        ));
+    }
+    adapter.starts_with(REPLAY_ADAPTER).then(|| {
+        "A recording was played: the animal in it never saw this feedback, so that the outcomes are what would have \
+         been."
+            .to_owned()
+    })
+}
+
+fn provenance(
+    files: &SessionFiles,
+    head: &v1::SessionHead,
+    config: &RigConfig,
+    adapter: &str,
+    found: &Gathered,
+) -> Provenance {
+    let mut extra = Vec::new();
+    let mut add = |name: &str, value: String| {
+        if !value.is_empty() {
+            extra.push((name.to_owned(), value));
+        }
+    };
+    add("frames from", adapter.to_owned());
+    let source = head.rois.as_ref().map_or("", |set| set.source.as_str());
+    let from = if source.is_empty() { String::new() } else { format!(", from {source}") };
+    add("ROIs", format!("{}{from}", roi_count(head)));
+    add("baseline", format!("{} frames", config.baseline.frames));
+    if let Some(task) = &config.task {
+        add("trial", format!("at most {} frames", task.trial_frames));
+    }
+    if let Some(offset) = found.detector_offset_counts {
+        add("detector offset", format!("{} counts", (1e3 * offset).round() / 1e3));
+    }
+    let segments = files.journals.len();
+    add("journal", if segments == 1 { "1 segment".to_owned() } else { format!("{segments} segments") });
+    Provenance {
+        version: head.version.clone(),
+        commit: head.commit.clone(),
+        config_hash: head.config_sha256.clone(),
+        seed: config.calibration.seed,
+        extra,
+    }
+}
