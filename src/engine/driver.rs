@@ -16,6 +16,10 @@ const FOLLOWING_MAX: usize = 16;
 
 /// An input without what it borrows: what the journal writes of it.
 #[derive(Debug, Clone, Copy)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a plain Copy value: a box would allocate, and free, on the real-time thread"
+)]
 pub enum InputSummary {
     /// A frame of pixels.
     Frame(FrameMeta),

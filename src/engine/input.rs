@@ -152,6 +152,10 @@ impl DeviceReport {
 
 /// A command, as it reaches the engine. Plain values of fixed size, so that taking one frees nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a plain Copy value: a box would allocate, and free, on the real-time thread"
+)]
 pub enum Command {
     /// Start the baseline with the next frame.
     StartBaseline,
