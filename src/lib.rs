@@ -6,7 +6,7 @@
 //!  grpc               rigid          ROI masks       F0 baseline       P+ / P-          trial             reward
 //!  file (tiff, bin)   template       neuropil        dF/F, z-score     linear           calibration       device
 //!  synthetic mouse                                                     feedback                           limits
-//!                                                                          └──► feedback (grating angle) ──► subscribers
+//!                                                                          └─► feedback (grating angle) ─► subscribers
 //!  every arrow is also a line in the session's journal ──► replay, verify, export, report
 //! ```
 //!

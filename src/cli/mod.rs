@@ -1,7 +1,7 @@
 //! The command line: one file a command.
 //!
-//! Every command takes `--json` and then prints one object on standard output; what is meant for people goes to standard
-//! error. Every command that reads a configuration takes `--config` and `--set key=value`.
+//! Every command takes `--json` and then prints one object on standard output; what is meant for people goes to
+//! standard error. Every command that reads a configuration takes `--config` and `--set key=value`.
 
 mod calibrate;
 mod client;
