@@ -6,7 +6,7 @@
 //!  grpc               rigid          ROI masks       F0 baseline       P+ / P-          trial             reward
 //!  file (tiff, bin)   template       neuropil        dF/F, z-score     linear           calibration       device
 //!  synthetic mouse                                                     feedback                           limits
-//!                                                                          └──► feedback (grating angle) ──► subscribers
+//!                                                                          └─► feedback (grating angle) ─► subscribers
 //!  every arrow is also a line in the session's journal ──► replay, verify, export, report
 //! ```
 //!
@@ -17,6 +17,7 @@
 #![forbid(unsafe_op_in_unsafe_fn)]
 #![deny(unsafe_code)]
 #![warn(missing_docs)]
+#![warn(clippy::print_stdout, clippy::print_stderr)]
 
 pub mod config;
 pub mod frame;
@@ -39,6 +40,13 @@ pub mod proto;
 pub mod export;
 pub mod mouse;
 pub mod report;
+#[allow(clippy::disallowed_types, reason = "everything here runs beside the real-time thread, never on it")]
 pub mod service;
 
+#[allow(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    clippy::disallowed_types,
+    reason = "a command line prints, and none of it runs on the real-time thread"
+)]
 pub mod cli;

@@ -50,7 +50,8 @@ fn ten_thousand_frames_allocate_nothing() {
     let settings =
         RealtimeSettings { overload: Overload::Every, gap_ns: 0, spin_ns: 0, snapshot_frames: 1_000, slots: 4 };
     let mut realtime = Realtime::new(driver, thread, settings, std::thread::current());
-    let mut pool: Vec<Option<FrameItem>> = slots.into_iter().map(|slot| Some(FrameItem::Pixels(Box::new(slot)))).collect();
+    let mut pool: Vec<Option<FrameItem>> =
+        slots.into_iter().map(|slot| Some(FrameItem::Pixels(Box::new(slot)))).collect();
     let (mut rewards, mut snapshots, mut decided) = (0, 0, 0u64);
     service.commands.push((1, Command::StartBaseline)).expect("room");
     while realtime.turn() {}

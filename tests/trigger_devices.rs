@@ -187,6 +187,7 @@ fn a_silent_board_gives_its_pulse_and_no_answer() {
 }
 
 #[test]
+#[allow(clippy::disallowed_methods, reason = "the board's delay is real time")]
 fn a_slow_board_opens_at_once_and_answers_late() {
     let valve = ValveSimulator::start().unwrap();
     let mut rig = Rig::open(&valve);

@@ -103,7 +103,10 @@ mod tests {
     proptest! {
         #[test]
         fn the_window_stays_the_sorted_last_values(
-            values in prop::collection::vec(prop_oneof![8 => (-20i32..20).prop_map(f64::from), 1 => Just(f64::NAN)], 1..120),
+            values in prop::collection::vec(
+                prop_oneof![8 => (-20i32..20).prop_map(f64::from), 1 => Just(f64::NAN)],
+                1..120,
+            ),
             size in 1usize..12,
         ) {
             let mut ring = vec![f64::NAN; size];

@@ -17,7 +17,7 @@ use crate::task::{Calibration, CalibrationInput, CalibrationWorkspace, calibrate
 /// Arguments of `apical calibrate`.
 #[derive(Debug, Args)]
 pub(super) struct CalibrateArgs {
-    /// A session's directory, or .npy of ROI values (ROIs x frames) whose first baseline.frames frames are the baseline.
+    /// A session's directory, or .npy of ROI values (ROIs x frames); its first baseline.frames frames are the baseline.
     input: PathBuf,
     #[command(flatten)]
     source: ConfigSource,

@@ -1,7 +1,7 @@
 //! `apical demo`: a whole closed-loop session, live, over a real socket and a real serial line.
 //!
 //! ```text
-//! synthetic microscope -> gRPC on loopback -> registration -> ROI activity -> decoder -> trial -> simulated serial valve
+//! synthetic microscope -> gRPC on loopback -> registration -> ROI activity -> decoder -> trial -> simulated valve
 //!        ▲                                                                                             │
 //!        └───────────────── the animal is rewarded when the valve opens, and learns by a stated rule ◄─┘
 //! ```
@@ -188,7 +188,8 @@ fn prepare(args: &DemoArgs) -> anyhow::Result<Prepared> {
     let needed = u64::from(config.baseline.frames) + u64::from(config.trial_frames());
     ensure!(
         frames >= needed,
-        "{frames} frames are too few: the baseline takes {} and a trial {}; give more --minutes (at least {:.2} at {} Hz)",
+        "{frames} frames are too few: the baseline takes {} and a trial {}; give more --minutes (at least {:.2} at \
+         {} Hz)",
         config.baseline.frames,
         config.trial_frames(),
         needed as f64 / args.fps / 60.0,
@@ -391,8 +392,8 @@ impl Progress {
         };
         let (begin, end) = if live { ("\r", if last { "\n" } else { "" }) } else { ("", "\n") };
         eprint!(
-            "{begin}  {:>3} %  {what:<18} hits {hits:>3}  aversive {aversive:>3}  misses {misses:>3}  grating {angle} deg  \
-             latency {:>5.2} ms (99 %: {:>5.2})  {end}",
+            "{begin}  {:>3} %  {what:<18} hits {hits:>3}  aversive {aversive:>3}  misses {misses:>3}  \
+             grating {angle} deg  latency {:>5.2} ms (99 %: {:>5.2})  {end}",
             100 * decided / self.frames.max(1),
             p50 as f64 / 1e6,
             p99 as f64 / 1e6,

@@ -1,7 +1,7 @@
 //! The command line: one file a command.
 //!
-//! Every command takes `--json` and then prints one object on standard output; what is meant for people goes to standard
-//! error. Every command that reads a configuration takes `--config` and `--set key=value`.
+//! Every command takes `--json` and then prints one object on standard output; what is meant for people goes to
+//! standard error. Every command that reads a configuration takes `--config` and `--set key=value`.
 
 mod calibrate;
 mod client;
@@ -98,10 +98,21 @@ pub fn main() -> ExitCode {
         Ok(Outcome::Good) => ExitCode::SUCCESS,
         Ok(Outcome::Bad) => ExitCode::from(1),
         Err(error) => {
-            eprintln!("apical: {error:#}");
+            eprintln!("apical: {}", said(&error));
             ExitCode::from(1)
         }
     }
+}
+
+/// An error with its causes; a cause that the error above it has said already is not said again.
+fn said(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.ends_with(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }
 
 /// Prints one JSON object on standard output.
@@ -113,4 +124,17 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
 /// tokio, with as many threads as the service needs beside the real-time one.
 pub(crate) fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("apical-tokio").build()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_said_once() {
+        let missing = || std::io::Error::new(std::io::ErrorKind::NotFound, "no such file");
+        let twice = crate::config::ConfigError::Read { path: "rig.toml".into(), source: missing() };
+        assert_eq!(said(&anyhow::Error::from(twice).context("loading")), "loading: rig.toml: no such file");
+        assert_eq!(said(&anyhow::Error::from(missing()).context("loading")), "loading: no such file");
+    }
 }

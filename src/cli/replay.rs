@@ -1,7 +1,8 @@
 //! `apical replay`: plays a recording into a service exactly as an adapter would, or through the engine in process.
 //!
 //! With a task in the configuration it takes the baseline, calibrates, and runs the trials by itself: the first frame
-//! after the baseline is frame 1 of the first trial's start. No output device of the configuration is opened.
+//! after the baseline is frame 1 of the first trial's start. No output device of the configuration is opened: triggers
+//! go to a simulated board. The exception is `--to`: a service that serves a rig opens the devices that it is told of.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +31,7 @@ pub(super) struct ReplayArgs {
     recording: PathBuf,
     #[command(flatten)]
     source: ConfigSource,
-    /// The service to play into; without it one is started on loopback.
+    /// The service to play into, with the devices that it opens; without it one without devices is started on loopback.
     #[arg(long, value_name = "URL", conflicts_with = "in_process")]
     to: Option<String>,
     /// Skip gRPC: the same decisions, in this process.

@@ -22,7 +22,7 @@ pub struct ActivityConfig {
     pub f0_percentile: f64,
     /// Length of the running window in trial lengths, above 0 to 100. Default 4 (3,000 frames for a trial of 750).
     pub f0_window_trials: f64,
-    /// An ROI whose F0 is at or below this is invalid; counts above the detector's offset, 0 or more. Default 1.
+    /// An ROI whose F0 is at or below this is invalid; counts above the detector's offset, 0 or more. Default 0.
     pub f0_floor: f64,
     /// What the detector reads in the dark, in counts (-65,536 to 65,535). Absent: estimated from pixels.
     pub detector_offset_counts: Option<f64>,

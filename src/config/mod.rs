@@ -227,8 +227,8 @@ impl RigConfig {
         let listen = self.service.listen;
         if !listen.ip().is_loopback() {
             found.push(format!(
-                "service.listen: {listen}, expected a loopback address such as 127.0.0.1:50051, because there is no TLS \
-                 and there are no roles yet, and whoever reaches the port can open the valve"
+                "service.listen: {listen}, expected a loopback address such as 127.0.0.1:50051, because there is no \
+                 TLS and there are no roles yet, and whoever reaches the port can open the valve"
             ));
         }
         found

@@ -151,7 +151,8 @@ pub enum CommandOutcome {
     NoThreshold = 7,
     /// The template fits the reference image too badly.
     #[error(
-        "today's template fits the ROIs' reference image too badly; look at both, then start with accept_template = true"
+        "today's template fits the ROIs' reference image too badly; look at both, then start with accept_template = \
+         true"
     )]
     TemplateUntrusted = 8,
     /// Both ensembles are empty.

@@ -4,11 +4,11 @@
 //! seeded in the configuration. It is the only place that calls the stages, top to bottom:
 //!
 //! ```text
-//! frame -> register (shift) -> sample (F, Fneu) -> activity (F0, dF/F, z) -> decode (cursor) -> task (trial) -> intents
+//! frame -> register (shift) -> sample (F, Fneu) -> activity (F0, dF/F, z) -> decode (cursor) -> task -> intents
 //! ```
 //!
-//! It owns every buffer and fills one [`Decision`], which is what is logged, replayed, shown and compared. The real-time
-//! thread, the in-process replay, `verify` and the tests all call this same step. [`Engine::save`] and
+//! It owns every buffer and fills one [`Decision`], which is what is logged, replayed, shown and compared. The
+//! real-time thread, the in-process replay, `verify` and the tests all call this same step. [`Engine::save`] and
 //! [`Engine::load`] carry the whole state: snapshot, load, go on equals uninterrupted, bit for bit.
 
 mod clock;

@@ -1,4 +1,4 @@
-//! Slots: whole frames in canonical form, allocated once, handed from the source to the engine, to the record, and back.
+//! Slots: whole frames in canonical form, allocated once, handed from source to engine, to the record, and back.
 //!
 //! A slot moves by ownership (`Box`), so that nobody can write into a frame that somebody else reads, and nothing is
 //! allocated or freed once the pool is filled.

@@ -61,7 +61,8 @@ pub enum FrameRefusal {
     },
     /// A strip reaches below the frame, or is not the one that must come next.
     #[error(
-        "frame {index}: strip of rows {row_offset} to {row_end}, expected it to start at row {expected} and to end by {height}"
+        "frame {index}: strip of rows {row_offset} to {row_end}, expected it to start at row {expected} and to end by \
+         {height}"
     )]
     StripOutOfPlace {
         /// The frame.

@@ -468,6 +468,9 @@ proptest! {
         height in 40usize..90, width in 40usize..130, seed in 0u64..99,
     ) {
         let scene = Scene::new(height, width, seed);
+        // Few cells fall into a small frame, and sometimes none.
+        let values = scene.image(0.0, 1.0).values;
+        prop_assume!(values.windows(2).any(|w| w[0] != w[1]));
         let mut fast = Rigid::new(&config(), scene.geometry);
         let mut plain = Rigid::new(&RegisterConfig { simd: false, ..config() }, scene.geometry);
         for rigid in [&mut fast, &mut plain] {

@@ -169,7 +169,9 @@ fn check_header(header: &v1::StreamHeader) -> Result<Vec<String>, Status> {
     }
     let mut notes = Vec::new();
     if header.planes > 1 || header.channels > 1 {
-        notes.push("only the plane and channel of the configuration's [stream] are decided on; others are acknowledged as not used".to_owned());
+        let note = "only the plane and channel of the configuration's [stream] are decided on; others are \
+                    acknowledged as not used";
+        notes.push(note.to_owned());
     }
     Ok(notes)
 }
@@ -401,7 +403,8 @@ impl Feeder {
                     Some(Ok(message)) => {
                         let message = message.into();
                         if matches!(message, In::Nonsense) {
-                            let status = Status::invalid_argument("expected a frame or a ping; a header only comes first");
+                            let what = "expected a frame or a ping; a header only comes first";
+                            let status = Status::invalid_argument(what);
                             let _ = self.answers.send(Err(status)).await;
                             open = false;
                         } else {

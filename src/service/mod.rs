@@ -53,8 +53,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub enum ServiceError {
     /// The address is not a loopback one.
     #[error(
-        "{0}: the service binds to loopback addresses only, because there is no TLS and there are no roles yet, and whoever \
-         reaches the port can open the valve; use 127.0.0.1 and a tunnel of your own"
+        "{0}: the service binds to loopback addresses only, because there is no TLS and there are no roles yet, and \
+         whoever reaches the port can open the valve; use 127.0.0.1 and a tunnel of your own"
     )]
     NotLoopback(SocketAddr),
     /// The listener cannot be used.

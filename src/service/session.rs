@@ -359,7 +359,7 @@ fn settings(config: &RigConfig, head: &v1::SessionHead, mode: RigMode, slots: us
     }
 }
 
-/// The ROIs of a session: uploaded, or from the configured file, or none; with a reference image where there can be one.
+/// The ROIs of a session: uploaded, or from the configured file, or none; with a reference image where one can be.
 fn rois_for(draft: &Draft, shape: &StreamShape) -> Result<RoiSet, Status> {
     let StreamShape::Pixels { geometry, .. } = shape else { return Ok(RoiSet::default()) };
     let file = &draft.config.rois.file;

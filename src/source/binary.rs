@@ -58,7 +58,8 @@ impl BinaryRecording {
         }
         if !pages.is_multiple_of(per_frame) {
             warnings.push(format!(
-                "{pages} pages are not a multiple of {planes} planes x {channels} channels: the last frame is incomplete"
+                "{pages} pages are not a multiple of {planes} planes x {channels} channels: the last frame is \
+                 incomplete"
             ));
         }
         let header = RecordingHeader {

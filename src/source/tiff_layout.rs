@@ -447,8 +447,10 @@ mod tests {
     #[test]
     fn ome_names_companions_and_places_pages() {
         let xml = r#"<OME UUID="urn:uuid:a"><Image><Pixels DimensionOrder="XYCZT" SizeC="2" SizeZ="1" SizeT="2">
-            <TiffData FirstC="1" FirstT="0" FirstZ="0" PlaneCount="1" IFD="0"><UUID FileName="x.tif">urn:uuid:a</UUID></TiffData>
-            <TiffData FirstC="1" FirstT="1" FirstZ="0" PlaneCount="1" IFD="1"><UUID FileName="x.tif">urn:uuid:a</UUID></TiffData>
+            <TiffData FirstC="1" FirstT="0" FirstZ="0" PlaneCount="1" IFD="0">
+              <UUID FileName="x.tif">urn:uuid:a</UUID></TiffData>
+            <TiffData FirstC="1" FirstT="1" FirstZ="0" PlaneCount="1" IFD="1">
+              <UUID FileName="x.tif">urn:uuid:a</UUID></TiffData>
             <TiffData FirstC="0" FirstT="0" IFD="0"><UUID FileName="other.tif">urn:uuid:b</UUID></TiffData>
             <Plane DeltaT="0" TheC="1" TheT="0" TheZ="0" /><Plane DeltaT="0.05" TheC="1" TheT="1" TheZ="0" />
             </Pixels></Image></OME>"#;

@@ -116,7 +116,8 @@ pub enum CalibrationError {
     },
     /// No candidate is exceeded in few enough segments.
     #[error(
-        "calibration: x lies between {low} and {high}, and no threshold in steps of {step} is exceeded in few enough segments"
+        "calibration: x lies between {low} and {high}, and no threshold in steps of {step} is exceeded in few enough \
+         segments"
     )]
     NoThreshold {
         /// Smallest x.

@@ -7,9 +7,9 @@
 //! | state | frames | screen | ends by |
 //! |---|---|---|---|
 //! | start | 15 | grey | time |
-//! | control | from frame 16 to the trial's last (750) | grating at its step | hit: rotation >= 90; aversive: rotation < 0; miss: the last frame |
-//! | hit | 60, from the next frame | grating at the target | reward due at the 3rd frame; then an interval of 15, grey |
-//! | aversive | 60, from the next frame | grating at target - 90 | noise on the deciding frame; then an interval of 15, grey |
+//! | control | from frame 16 to 750 | grating at its step | hit: rotation >= 90; aversive: < 0; miss: the last frame |
+//! | hit | 60, from the next frame | grating at the target | reward due at the 3rd frame; then 15 frames of grey |
+//! | aversive | 60, from the next frame | grating at target - 90 | noise on that frame; then 15 frames of grey |
 //! | interval after a miss | 90 | black | noise at the 30th frame |
 //!
 //! The frame that decides is still `control` and shows its step. A doubted frame holds the step that was shown, ends
