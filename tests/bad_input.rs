@@ -199,13 +199,8 @@ fn a_truncated_tiff() {
     std::fs::write(&path, &bytes[..bytes.len() - 3_000]).expect("written");
     for mode in ["--in-process", "--fps=max"] {
         let session = directory.path().join(mode.trim_start_matches('-').replace('=', "-"));
-        let (good, said) = apical(&[
-            "replay".as_ref(),
-            path.as_ref(),
-            mode.as_ref(),
-            "--session-dir".as_ref(),
-            session.as_ref(),
-        ]);
+        let (good, said) =
+            apical(&["replay".as_ref(), path.as_ref(), mode.as_ref(), "--session-dir".as_ref(), session.as_ref()]);
         assert!(!good, "{said}");
         assert!(said.contains("whole"), "it says how many frames were whole: {said}");
         let report = verified(&session);

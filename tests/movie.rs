@@ -122,7 +122,10 @@ fn judge(name: &str, movie: &Path, decisions: &[v1::DecisionRecord]) {
         .collect();
     found.sort_by(f64::total_cmp);
     let median = f64::midpoint(found[9], found[10]);
-    println!("{name}: dF/F of the 20 most active cells: correlation {median:.3} in the median, {:.3} at least", found[0]);
+    println!(
+        "{name}: dF/F of the 20 most active cells: correlation {median:.3} in the median, {:.3} at least",
+        found[0]
+    );
     assert!(median >= 0.9, "{name}: {median}");
 }
 

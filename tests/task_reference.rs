@@ -357,11 +357,7 @@ fn replayed(name: &str, more: &[&str]) -> Option<()> {
             }
         })
         .expect("a whole journal");
-    compare_calibration(
-        name,
-        &apical::journal::calibration_of(&calibration.expect("calibrated")),
-        &golden.calibration,
-    );
+    compare_calibration(name, &apical::journal::calibration_of(&calibration.expect("calibrated")), &golden.calibration);
     assert_eq!(decisions.len(), traces.f.len());
     let (states, shown) = (expand(&golden.state), expand(&golden.shown));
     for (at, d) in decisions[golden.first_frame..].iter().enumerate() {

@@ -369,7 +369,8 @@ impl Decision {
 
     /// Whether registration doubts the frame. Without a template there is nothing to doubt it against.
     pub fn doubted(&self) -> bool {
-        let beyond_doubt = matches!(self.registration.verdict, FitVerdict::Good | FitVerdict::Off | FitVerdict::NotReady);
+        let beyond_doubt =
+            matches!(self.registration.verdict, FitVerdict::Good | FitVerdict::Off | FitVerdict::NotReady);
         self.has_pixels && !beyond_doubt
     }
 }
