@@ -240,7 +240,7 @@ impl Pass {
             EventKind::DeviceFault => match self.cause.kind() {
                 v1::InputKind::Limit => self.reward(event, TriggerFate::Failed, "the write failed".to_owned()),
                 v1::InputKind::Device if self.cause.code == super::notes::DEVICE_REFUSED => {
-                    let note = format!("the device refused it, status {}", self.cause.amount);
+                    let note = format!("the device refused it: {}", super::notes::refusal(self.cause.amount));
                     self.reward(event, TriggerFate::Failed, note);
                 }
                 _ => {}

@@ -85,7 +85,7 @@ impl Notes {
                 let what = match (cause.kind(), cause.code) {
                     (v1::InputKind::Limit, _) => format!("trigger {} could not be written", event.id),
                     (v1::InputKind::Device, DEVICE_REFUSED) => {
-                        format!("the device refused trigger {} with status {}", event.id, cause.amount)
+                        format!("the device refused trigger {}: {}", event.id, refusal(cause.amount))
                     }
                     _ => "the device is gone or does not take what is written".to_owned(),
                 };
@@ -178,6 +178,18 @@ impl Notes {
         tell(&self.gaps, &gap, &gaps);
         tell(&self.refused_commands, "command was refused", "commands were refused");
         said
+    }
+}
+
+/// What a board's status says; see the trigger protocol.
+pub(super) fn refusal(status: u64) -> String {
+    match status {
+        1 => "a pulse was open already".to_owned(),
+        2 => "the width is 0 or above the board's longest".to_owned(),
+        3 => "its id was used before".to_owned(),
+        4 => "the board has no such line".to_owned(),
+        5 => "the board heard no heartbeat".to_owned(),
+        other => format!("status {other}"),
     }
 }
 
