@@ -1,4 +1,4 @@
-//! A rendered movie with known truth (recorded anatomy, cells, activity and motion), replayed through gRPC by the program:
+//! A rendered movie with known truth (recorded anatomy, cells, activity, motion), replayed through gRPC by the program:
 //! shifts and dF/F against the truth. Needs `../shared` and a Python with numpy, scipy and tifffile; says so where they
 //! are missing.
 
@@ -89,7 +89,7 @@ fn correlation(a: &[f64], b: &[f64]) -> f64 {
     sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt()
 }
 
-/// Every frame decided in order; shifts within 0.15 px RMSE per axis, none beyond 1 px; the 20 most active cells at 0.9.
+/// Every frame decided in order; shifts within 0.15 px RMSE per axis, none beyond 1 px; the 20 liveliest cells at 0.9.
 fn judge(name: &str, movie: &Path, decisions: &[v1::DecisionRecord]) {
     let indices: Vec<u64> = decisions.iter().map(|d| d.frame_index).collect();
     assert_eq!(indices, (0..FRAMES as u64).collect::<Vec<_>>(), "{name}: every frame, in order");

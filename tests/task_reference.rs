@@ -166,6 +166,7 @@ fn baseline(case: &Case, traces: &Traces) -> (Activity, Calibration, usize) {
     let input = CalibrationInput {
         block: activity.baseline(),
         f0: activity.f0_settings(),
+        floors: activity.floors(),
         ensembles: decoder.ensembles(),
         signal: decoder.signal(),
         smooth_frames: case.decode.smooth_frames,

@@ -82,6 +82,11 @@ struct Head {
     history_at: usize,
     offset_counts: f64,
     removes_neuropil: bool,
+    /// Sum of each ROI's F as it came, over the good frames of the baseline, and how many these are.
+    raw_sum: Vec<f64>,
+    raw_frames: u64,
+    /// Where each ROI's F0 is at or below this, the ROI is invalid; counts.
+    floors: Vec<f64>,
     f0: Vec<f64>,
     z_mean: Vec<f64>,
     z_sd: Vec<f64>,
@@ -92,6 +97,7 @@ struct Head {
 pub struct Activity {
     settings: F0Settings,
     coefficient: f64,
+    floor_share: f64,
     scores: bool,
     head: Head,
     /// Baseline: ROI after ROI, `capacity_frames` apart.
@@ -129,6 +135,7 @@ impl Activity {
         Self {
             settings,
             coefficient: 0.0,
+            floor_share: config.f0_floor_share,
             scores: config.z_score,
             head: Head {
                 roi_count,
@@ -140,6 +147,9 @@ impl Activity {
                 history_at: 0,
                 offset_counts: config.detector_offset_counts.unwrap_or(0.0),
                 removes_neuropil: false,
+                raw_sum: vec![0.0; roi_count],
+                raw_frames: 0,
+                floors: vec![config.f0_floor; roi_count],
                 f0: vec![f64::NAN; roi_count],
                 z_mean: vec![f64::NAN; roi_count],
                 z_sd: vec![f64::NAN; roi_count],
@@ -178,6 +188,12 @@ impl Activity {
             // Adding 0 makes a negative zero positive, so that equal values have equal bits in the sorted windows.
             *corrected = value + 0.0;
         }
+        if valid && !self.head.running {
+            self.head.raw_frames += 1;
+            for (sum, &f) in self.head.raw_sum.iter_mut().zip(f) {
+                *sum += f;
+            }
+        }
         match (self.head.running, valid) {
             (true, true) => self.enter_history(),
             (true, false) => {}
@@ -185,7 +201,8 @@ impl Activity {
             (false, false) => self.hold_baseline(),
         }
         for roi in 0..self.head.roi_count {
-            self.dff[roi] = self.settings.dff(self.f[roi], self.head.f0[roi]);
+            let settings = F0Settings { floor: self.head.floors[roi], ..self.settings };
+            self.dff[roi] = settings.dff(self.f[roi], self.head.f0[roi]);
             self.valid[roi] = self.dff[roi].is_finite();
             self.z[roi] = z_score(self.dff[roi], self.head.z_mean[roi], self.head.z_sd[roi]);
         }
@@ -200,6 +217,7 @@ impl Activity {
             return self.head.baseline_frames;
         }
         self.head.running = true;
+        self.find_floors();
         let Head { roi_count, history_frames, capacity_frames, baseline_frames: frames, .. } = self.head;
         for roi in 0..roi_count {
             let row = &self.block[roi * capacity_frames..][..frames];
@@ -208,7 +226,8 @@ impl Activity {
             }
             if self.scores {
                 let (window, dff) = self.scratch.split_at_mut(self.window_stride);
-                circular_dff(row, &self.settings, window, &mut dff[..frames]);
+                let settings = F0Settings { floor: self.head.floors[roi], ..self.settings };
+                circular_dff(row, &settings, window, &mut dff[..frames]);
                 (self.head.z_mean[roi], self.head.z_sd[roi]) = mean_sd(&dff[..frames]);
             }
         }
@@ -220,12 +239,32 @@ impl Activity {
         frames
     }
 
+    /// Where an ROI's F0 stops meaning something.
+    fn find_floors(&mut self) {
+        let share = if self.head.removes_neuropil && self.head.raw_frames > 0 { self.floor_share } else { 0.0 };
+        for (floor, &sum) in self.head.floors.iter_mut().zip(&self.head.raw_sum) {
+            let mean = sum / self.head.raw_frames as f64 - self.head.offset_counts;
+            *floor = self.settings.floor;
+            if share > 0.0 && share * mean > *floor {
+                *floor = share * mean;
+            }
+        }
+    }
+
+    /// Where each ROI's F0 is at or below this, the ROI is invalid, counts.
+    pub fn floors(&self) -> &[f64] {
+        &self.head.floors
+    }
+
     /// Begins a baseline anew: history, block, F0 and z-score are forgotten; the detector's offset stays.
     pub fn begin_baseline(&mut self) {
         self.head.running = false;
         self.head.baseline_frames = 0;
         self.head.doubted_first = 0;
         self.head.history_at = 0;
+        self.head.raw_sum.fill(0.0);
+        self.head.raw_frames = 0;
+        self.head.floors.fill(self.settings.floor);
         self.window_len.fill(0);
         self.history.fill(f64::NAN);
         self.head.f0.fill(f64::NAN);
@@ -401,6 +440,8 @@ impl Activity {
         let counts = [
             ("ROIs", head.roi_count, own.roi_count),
             ("F0 values", head.f0.len(), own.roi_count),
+            ("floors", head.floors.len(), own.roi_count),
+            ("sums of F", head.raw_sum.len(), own.roi_count),
             ("baseline means", head.z_mean.len(), own.roi_count),
             ("baseline SDs", head.z_sd.len(), own.roi_count),
             ("history frames", head.history_frames, own.history_frames),

@@ -113,6 +113,7 @@ fn of_traces(path: &Path, config: &RigConfig) -> anyhow::Result<Calibration> {
     let input = CalibrationInput {
         block,
         f0: F0Settings::new(&config.activity, window),
+        floors: &[],
         ensembles: &ensembles,
         signal: config.decode.signal,
         smooth_frames: config.decode.smooth_frames,

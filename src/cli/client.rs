@@ -56,10 +56,10 @@ impl Operator {
         CommandHeader { idempotency_key, operator_name: self.name.clone() }
     }
 
-    /// Creates a session; its directory.
-    pub async fn create(&mut self, config_toml: String, name: String) -> anyhow::Result<PathBuf> {
+    /// Creates a session from a configuration, or from the service's own, with overrides; its directory.
+    pub async fn create(&mut self, config_toml: String, set: Vec<String>, name: String) -> anyhow::Result<PathBuf> {
         let command = self.header();
-        let q = v1::CreateSessionRequest { command, config_toml, set: Vec::new(), name };
+        let q = v1::CreateSessionRequest { command, config_toml, set, name };
         let answer = self.client.create_session(q).await.map_err(said)?;
         Ok(PathBuf::from(answer.into_inner().directory))
     }

@@ -246,7 +246,7 @@ async fn session(prepared: Prepared, fps: f64) -> anyhow::Result<PathBuf> {
     }));
     let channel = connect(&url).await?;
     let mut operator = Operator::new(channel.clone(), "demo");
-    operator.create(to_toml(&config), name).await?;
+    operator.create(to_toml(&config), Vec::new(), name).await?;
     operator.upload(&rois).await?;
     let (stream, _, mut acks) = open_stream(channel.clone(), header).await?;
     let progress = Arc::new(Progress::new(&config, frames));

@@ -12,7 +12,7 @@ use crate::engine::{
     RecordSink, StreamShape, Timing,
 };
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, StripMeta};
-use crate::journal::{JournalItem, JournalWriter, Published, SessionDirectory, Summary};
+use crate::journal::{JournalItem, JournalWriter, Published, SessionDirectory, Summary, shape_of_header};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::trigger::{BoardConfig, Limits, NullTrigger, SimulatedTrigger, Trigger};
@@ -58,7 +58,7 @@ type InProcess = Driver<HostClock>;
 pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
     let (head_stream, shape) = match run.playable.header(run.rate_hz) {
         PlayedHeader::Pixels(header) => {
-            let shape = StreamShape::of_header(&header);
+            let shape = shape_of_header(&header);
             (v1::session_head::Stream::Pixels(header), shape)
         }
         PlayedHeader::Values(header) => {

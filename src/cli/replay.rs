@@ -2,7 +2,7 @@
 //!
 //! With a task in the configuration it takes the baseline, calibrates, and runs the trials by itself: the first frame
 //! after the baseline is frame 1 of the first trial's start. No output device of the configuration is opened: triggers
-//! go to a simulated board. The exception is `--to`: a service that serves a rig opens the devices that it is told of.
+//! go to a simulated board, also in a service that serves a rig (`--to`).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -16,6 +16,7 @@ use super::in_process;
 use super::play::{Playable, PlayedFrame, parse_fps};
 use super::summary::RunSummary;
 use super::{ConfigSource, Outcome, print_json, runtime};
+use crate::config::outputs::RewardDevice;
 use crate::config::{Overload, RigConfig, to_toml};
 use crate::frame::Geometry;
 use crate::journal::{JournalRecord, SessionFiles, Summary, session_name};
@@ -31,7 +32,7 @@ pub(super) struct ReplayArgs {
     recording: PathBuf,
     #[command(flatten)]
     source: ConfigSource,
-    /// The service to play into, with the devices that it opens; without it one without devices is started on loopback.
+    /// The service to play into; without it one is started on loopback. No device is opened either way.
     #[arg(long, value_name = "URL", conflicts_with = "in_process")]
     to: Option<String>,
     /// Skip gRPC: the same decisions, in this process.
@@ -104,8 +105,11 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
     let inverted = config.stream.inverted.unwrap_or(false);
     let options = OpenOptions { geometry, inverted, ..OpenOptions::default() };
     let playable = Playable::open(&args.recording, &options)?;
-    // A replay decides every frame: nothing waits for it but the disk.
+    // A replay decides every frame: nothing waits for it but the disk. And it never opens a device.
     config.engine.overload = Overload::Every;
+    if config.outputs.reward.device == RewardDevice::Serial {
+        config.outputs.reward.device = RewardDevice::Simulated;
+    }
     let name = place(&mut config, args.session_dir.as_deref())?;
     let rois = match (&args.rois, &playable) {
         (Some(path), Playable::Pixels(frames)) => Some(read_rois(path, Some(frames.header().geometry))?),
@@ -154,8 +158,13 @@ async fn on_own_service(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
 async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Result<(Summary, PathBuf)> {
     let channel = connect(url).await?;
     let mut operator = Operator::new(channel.clone(), "replay");
-    let toml = if with_config { to_toml(&run.config) } else { String::new() };
-    operator.create(toml, run.name.clone()).await?;
+    let (toml, set) = if with_config {
+        (to_toml(&run.config), Vec::new())
+    } else {
+        // The service's own configuration may name a real valve.
+        (String::new(), vec!["outputs.reward.device=simulated".to_owned()])
+    };
+    operator.create(toml, set, run.name.clone()).await?;
     if let Some(rois) = &run.rois {
         operator.upload(rois).await?;
     }

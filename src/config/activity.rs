@@ -24,6 +24,9 @@ pub struct ActivityConfig {
     pub f0_window_trials: f64,
     /// An ROI whose F0 is at or below this is invalid; counts above the detector's offset, 0 or more. Default 0.
     pub f0_floor: f64,
+    /// An ROI is invalid as well where its F0 is at or below this share of its own mean F in the baseline, 0 to 1.
+    /// Default 0.1. It applies where a neuropil is removed: what is left of a dim cell may be next to nothing.
+    pub f0_floor_share: f64,
     /// What the detector reads in the dark, in counts (-65,536 to 65,535). Absent: estimated from pixels.
     pub detector_offset_counts: Option<f64>,
     /// Whether the z-score is computed. It costs a pass over the whole baseline of every ROI when that ends (about
@@ -38,6 +41,7 @@ impl Default for ActivityConfig {
             f0_percentile: 10.0,
             f0_window_trials: 4.0,
             f0_floor: 0.0,
+            f0_floor_share: 0.1,
             detector_offset_counts: None,
             z_score: true,
         }
@@ -64,6 +68,8 @@ impl ActivityConfig {
         expect("f0_window_trials", window, window > 0.0 && window <= 100.0, "above 0, to 100 trial lengths");
         let floor = self.f0_floor;
         expect("f0_floor", floor, floor.is_finite() && floor >= 0.0, "0 counts or more");
+        let share = self.f0_floor_share;
+        expect("f0_floor_share", share, (0.0..=1.0).contains(&share), "0 to 1");
         if let Some(offset) = self.detector_offset_counts {
             expect(
                 "detector_offset_counts",
@@ -92,12 +98,13 @@ mod tests {
             f0_percentile: 101.0,
             f0_window_trials: 0.0,
             f0_floor: f64::NAN,
+            f0_floor_share: -0.1,
             detector_offset_counts: Some(f64::INFINITY),
             ..Default::default()
         };
         let mut violations = Vec::new();
         bad.validate("activity", &mut violations);
-        assert_eq!(violations.len(), 4);
+        assert_eq!(violations.len(), 5);
         assert_eq!(violations[0], "activity.f0_percentile: 101, expected 0 to 100 percent");
         let mut none = Vec::new();
         ActivityConfig::default().validate("activity", &mut none);

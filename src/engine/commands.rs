@@ -59,6 +59,7 @@ impl Engine {
         let input = CalibrationInput {
             block: self.activity.baseline(),
             f0: self.activity.f0_settings(),
+            floors: self.activity.floors(),
             ensembles: self.decoder.ensembles(),
             signal: self.decoder.signal(),
             smooth_frames: self.decoder.smooth_frames(),

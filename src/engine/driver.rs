@@ -1,4 +1,4 @@
-//! Drives the engine: numbers inputs, calls `step`, checks the limits, writes the trigger, and takes what follows from it.
+//! Drives the engine: numbers inputs, calls `step`, checks the limits, writes the trigger, takes what follows from it.
 //!
 //! The real-time thread and the in-process replay both use this; they differ in where inputs come from, which clock the
 //! limits see, and where records go. Nothing here allocates.

@@ -42,7 +42,6 @@ use crate::config::outputs::RewardDevice;
 use crate::decode::feedback::Feedback;
 use crate::decode::{Decoder, EnsembleError, Ensembles};
 use crate::frame::{Geometry, PixelType};
-use crate::proto::v1;
 use crate::register::{RegisterError, Rigid};
 use crate::sample::{RoiSet, SampleBuffer, SampleError, Sampler};
 use crate::task::{Calibration, CalibrationWorkspace, Task, TaskState};
@@ -77,33 +76,6 @@ pub enum StreamShape {
         /// How many.
         count: usize,
     },
-}
-
-impl StreamShape {
-    /// The shape in the head of a journal; no values of no ROIs where the head has no stream.
-    pub fn of_head(head: &v1::SessionHead) -> Self {
-        match &head.stream {
-            Some(v1::session_head::Stream::Pixels(header)) => Self::of_header(header),
-            Some(v1::session_head::Stream::RoiValues(header)) => {
-                StreamShape::RoiValues { count: header.roi_count as usize }
-            }
-            None => StreamShape::RoiValues { count: 0 },
-        }
-    }
-
-    /// The shape in a header of pixels.
-    pub fn of_header(header: &v1::StreamHeader) -> Self {
-        let pixel_type = match header.pixel_type() {
-            v1::PixelType::Uint8 => PixelType::U8,
-            v1::PixelType::Int16 => PixelType::I16,
-            v1::PixelType::Uint16 | v1::PixelType::Unspecified => PixelType::U16,
-        };
-        StreamShape::Pixels {
-            geometry: Geometry::new(header.height_px as usize, header.width_px as usize),
-            pixel_type,
-            detector_offset_counts: header.detector_offset_counts,
-        }
-    }
 }
 
 /// Why no engine can be made of a configuration, a set of ROIs and a stream.

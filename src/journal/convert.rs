@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use crate::engine::{
     Command, Decision, DeviceReport, Event, EventKind, FrameVerdict, Input, InputSummary, Record, Sampled, SkipReason,
+    StreamShape,
 };
-use crate::frame::{FrameMeta, Geometry, Image};
+use crate::frame::{FrameMeta, Geometry, Image, PixelType};
 use crate::proto::v1;
 use crate::register::{FitVerdict, Registration, TemplateOffset};
 use crate::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
@@ -370,6 +371,31 @@ pub const fn state_name(state: v1::TrialState) -> &'static str {
 
 const _: () = assert!(FrameVerdict::NotUsed as i32 == v1::FrameVerdict::NotUsed as i32);
 const _: () = assert!(EventKind::Warning as i32 == v1::EventKind::Warning as i32);
+
+/// What the stream in the head of a journal is like; no values of no ROIs where the head has no stream.
+pub fn shape_of_head(head: &v1::SessionHead) -> StreamShape {
+    match &head.stream {
+        Some(v1::session_head::Stream::Pixels(header)) => shape_of_header(header),
+        Some(v1::session_head::Stream::RoiValues(header)) => {
+            StreamShape::RoiValues { count: header.roi_count as usize }
+        }
+        None => StreamShape::RoiValues { count: 0 },
+    }
+}
+
+/// What a stream of pixels is like.
+pub fn shape_of_header(header: &v1::StreamHeader) -> StreamShape {
+    let pixel_type = match header.pixel_type() {
+        v1::PixelType::Uint8 => PixelType::U8,
+        v1::PixelType::Int16 => PixelType::I16,
+        v1::PixelType::Uint16 | v1::PixelType::Unspecified => PixelType::U16,
+    };
+    StreamShape::Pixels {
+        geometry: Geometry::new(header.height_px as usize, header.width_px as usize),
+        pixel_type,
+        detector_offset_counts: header.detector_offset_counts,
+    }
+}
 
 /// A set of ROIs as a message.
 pub fn roi_set_record(set: &RoiSet) -> v1::RoiSetRecord {

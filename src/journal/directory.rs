@@ -5,7 +5,6 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::{CONFIG_FILE, FORMAT, JournalWriter, roi_set_record};
 use crate::config::{RigConfig, hash, to_toml};
-use crate::engine::StreamShape;
 use crate::proto::v1;
 use crate::sample::RoiSet;
 
@@ -84,11 +83,6 @@ impl SessionDirectory {
         let interval = Duration::from_millis(u64::from(config.record.sync_interval_ms));
         let writer = JournalWriter::create(&path, &head, interval).map_err(at(&path))?;
         Ok(Self { session_id: name.to_owned(), path, head, writer })
-    }
-
-    /// The engine's view of the stream in the head.
-    pub fn shape(&self) -> StreamShape {
-        StreamShape::of_head(&self.head)
     }
 }
 

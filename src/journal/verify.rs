@@ -2,10 +2,10 @@
 
 use prost::Message;
 
-use super::convert::{encode_decision, input_of, roi_set_of};
+use super::convert::{encode_decision, input_of, roi_set_of, shape_of_head};
 use super::reader::{JournalError, JournalRecord, SessionFiles};
 use crate::config::{ConfigError, load_text};
-use crate::engine::{Engine, EngineError, StreamShape};
+use crate::engine::{Engine, EngineError};
 use crate::proto::v1;
 
 /// What a verification found.
@@ -59,7 +59,7 @@ pub enum VerifyError {
 pub fn engine_of(head: &v1::SessionHead) -> Result<Engine, VerifyError> {
     let config = load_text(&head.config_toml, &[])?;
     let rois = head.rois.as_ref().map(roi_set_of).unwrap_or_default();
-    Ok(Engine::new(&config, &rois, &StreamShape::of_head(head), head.segment)?)
+    Ok(Engine::new(&config, &rois, &shape_of_head(head), head.segment)?)
 }
 
 /// Recomputes every decision of a session, from recorded F, and compares.

@@ -292,7 +292,8 @@ fn closeup_section(report: &SessionReport, digest: &Digest) -> Section {
                     @if report.trials.is_empty() { ", around the highest cursor." }
                     @else { ", chosen because it holds most kinds of outcome." }
                 } @else {
-                    "The session is short enough to be seen whole. The cursor z is the mean \u{394}F/F of P+ minus that "
+                    "The session is short enough to be seen whole. The cursor z is the mean \u{394}F/F of P+ minus "
+                    "that "
                     "of P\u{2212}, smoothed, above the lowest value of the baseline."
                 }
             }

@@ -188,7 +188,7 @@ pub(super) fn triggers(report: &SessionReport) -> Markup {
                             td.n { (row.frame) }
                             td { (format::shorten(&row.output, 40)) }
                             td.n { (format::trimmed(row.pulse_width_ms, 3)) "\u{202f}ms" }
-                            td { span.c-caution[matches!(row.fate, TriggerFate::Refused | TriggerFate::Failed)] { (fate(row.fate)) } }
+                            td { span.c-caution[is_trouble(row.fate)] { (fate(row.fate)) } }
                             td { (format::shorten(&row.note, 200)) }
                         }
                     } }
@@ -239,4 +239,9 @@ pub(super) fn provenance(report: &SessionReport) -> Markup {
             }
         } }
     }
+}
+
+/// Whether nothing was given although it was wanted.
+fn is_trouble(fate: TriggerFate) -> bool {
+    matches!(fate, TriggerFate::Refused | TriggerFate::Failed)
 }

@@ -243,17 +243,20 @@ pub(super) struct Publisher {
     live: Arc<Live>,
     writer: JournalWriter,
     free_frames: mpsc::Sender<FrameItem>,
+    patient: bool,
 }
 
 impl Publisher {
-    /// Publishes what comes out of `ends`; slots go back through `free_frames`.
+    /// Publishes what comes out of `ends`; slots go back through `free_frames`. A `patient` one waits for the disk
+    /// rather than lose a record: for a replay, where nobody waits for a decision.
     pub fn new(
         ends: PublisherEnds,
         live: Arc<Live>,
         writer: JournalWriter,
         free_frames: mpsc::Sender<FrameItem>,
+        patient: bool,
     ) -> Self {
-        Self { ends, live, writer, free_frames }
+        Self { ends, live, writer, free_frames, patient }
     }
 
     /// Runs until the real-time thread has ended and everything is published; then closes the journal.
@@ -269,11 +272,19 @@ impl Publisher {
             }
         }
         for record in lock(&self.live.summary).latency_records() {
-            self.writer.push(JournalItem::Latency(record));
+            self.write(JournalItem::Latency(record));
         }
         self.writer.close();
         if let Some(failure) = self.live.writer.failure() {
             tracing::error!("the journal is not complete: {failure}; {} records lost", self.live.writer.lost());
+        }
+    }
+
+    fn write(&self, item: JournalItem) {
+        if self.patient {
+            self.writer.push_waiting(item);
+        } else {
+            self.writer.push(item);
         }
     }
 
@@ -325,7 +336,7 @@ impl Publisher {
     }
 
     fn publish(&mut self, step: Arc<Published>) {
-        self.writer.push(JournalItem::Step(Arc::clone(&step)));
+        self.write(JournalItem::Step(Arc::clone(&step)));
         let live = &self.live;
         lock(&live.summary).take(&step);
         if step.decision.calibration.is_some() {
@@ -367,7 +378,7 @@ impl Publisher {
         let Some(mut expected) = lock(&self.live.expected).remove(&step.ticket) else { return };
         expected.record.input_seq = step.decision.input_seq;
         expected.record.outcome = step.outcome.to_string();
-        self.writer.push(JournalItem::Command(expected.record));
+        self.write(JournalItem::Command(expected.record));
         // The client may have gone.
         let _ = expected.answer.send(Arc::clone(step));
     }
@@ -392,7 +403,7 @@ impl Publisher {
 
     fn keep(&mut self, snapshot: Box<Snapshot>) {
         *lock(&self.live.snapshot) = Some(snapshot.state.clone());
-        self.writer.push(JournalItem::Snapshot(v1::SnapshotRecord {
+        self.write(JournalItem::Snapshot(v1::SnapshotRecord {
             input_seq: snapshot.input_seq,
             state: snapshot.state.clone(),
             limits: snapshot.limits.clone(),

@@ -19,7 +19,7 @@ use crate::engine::{
     ServiceEnds, StreamShape, ValuesSlot, report_of, rings,
 };
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::journal::{Published, SessionDirectory, state_name};
+use crate::journal::{Published, SessionDirectory, shape_of_head, state_name};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::trigger::{BoardConfig, Limits, NullTrigger, SerialReader, SerialTrigger, SimulatedTrigger, Trigger};
@@ -72,7 +72,7 @@ impl Session {
     /// the threads. Blocks for as long as that takes; not for tokio's own threads.
     pub fn open(draft: &Draft, stream: v1::session_head::Stream, mode: RigMode) -> Result<Arc<Self>, Status> {
         let config = draft.config.clone();
-        let shape = StreamShape::of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
+        let shape = shape_of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
         let rois = rois_for(draft, &shape)?;
         let engine = Engine::new(&config, &rois, &shape, 0).map_err(|e| Status::failed_precondition(e.to_string()))?;
         let (trigger, reader) = open_device(&config.outputs.reward, mode)?;
@@ -93,7 +93,7 @@ impl Session {
         let outputs = vec![format!("reward: {}", trigger.name())];
         let driver = Driver::new(engine, HostClock, limits, limit_time, trigger, config.outputs.reward.ack_timeout_ms);
         let live = Arc::new(Live::new(writer.status()));
-        let publisher = Publisher::new(publisher, Arc::clone(&live), writer, free_frames);
+        let publisher = Publisher::new(publisher, Arc::clone(&live), writer, free_frames, mode == RigMode::Replay);
         let publisher = spawn("apical-publish", move || publisher.run())?;
         let publisher_thread = publisher.thread().clone();
         let done = Arc::clone(&live);
@@ -210,6 +210,7 @@ impl Session {
             }),
             decided_through: d.input_seq,
             durable_through: live.writer().durable_through(),
+            records_lost: live.writer().lost(),
             outputs: self.outputs.clone(),
             version,
             plus: ensembles.0,

@@ -44,6 +44,8 @@ pub struct CalibrationInput<'a> {
     pub block: BaselineBlock<'a>,
     /// How F0 is found.
     pub f0: F0Settings,
+    /// Where each ROI's F0 is at or below this, the ROI is invalid, counts; empty: `f0.floor` for all.
+    pub floors: &'a [f64],
     /// The two populations.
     pub ensembles: &'a Ensembles,
     /// Which value of an ROI enters the cursor.
@@ -292,7 +294,8 @@ fn baseline_x(input: &CalibrationInput<'_>, workspace: &mut CalibrationWorkspace
     let frames = input.block.frames();
     for (roi, signal) in input.ensembles.rois().zip(workspace.signal.chunks_exact_mut(frames)) {
         let f = input.block.row(roi as usize).unwrap_or_default();
-        circular_dff(f, &input.f0, &mut workspace.window, signal);
+        let floor = input.floors.get(roi as usize).copied().unwrap_or(input.f0.floor);
+        circular_dff(f, &F0Settings { floor, ..input.f0 }, &mut workspace.window, signal);
         if input.signal == Signal::Z {
             let (mean, sd) = mean_sd(signal);
             for value in signal {

@@ -34,6 +34,7 @@ fn input<'a>(values: &'a [f64], ensembles: &'a Ensembles) -> CalibrationInput<'a
     CalibrationInput {
         block: BaselineBlock::new(values, ROIS, values.len() / ROIS, values.len() / ROIS).unwrap(),
         f0: F0Settings::new(&config, config.f0_window_frames(TRIAL_FRAMES)),
+        floors: &[],
         ensembles,
         signal: Signal::Dff,
         smooth_frames: 3,

@@ -92,7 +92,7 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The peak that fills a row: the largest cell's, unless it stands far above its fellows. One cell whose F0 is near zero
+/// The peak that fills a row: the largest cell's, unless it stands far above its fellows. One cell whose F0 is near 0
 /// must not flatten all others.
 fn shared_peak(mut peaks: Vec<f64>) -> Option<f64> {
     peaks.sort_unstable_by(f64::total_cmp);
