@@ -241,8 +241,8 @@ mod tests {
             said,
             [
                 "No reference; look.",
-                "P+ 2 was invalid, and out of the cursor, in 1 of 2 frames after the baseline, first at frame 31: its F0 \
-                 lay under the floor or its F was no number.",
+                "P+ 2 was invalid, and out of the cursor, in 1 of 2 frames after the baseline, first at frame 31: its \
+                 F0 lay under the floor or its F was no number.",
                 "2 frames were refused; the first: frame 7: 3 bytes, expected 4.",
                 "2 frames were skipped or never came, in 1 stretch; the first: from frame 8 on, because they did not \
                  come.",
@@ -260,8 +260,8 @@ mod tests {
             notes.f0(index, 4, 300.0, f0);
         }
         let said = notes.sentences(None, |roi| format!("P+ {roi}"));
-        let expected = "F0 of P+ 4 lay below 2 % of its F in 2 of 4 frames after the baseline (lowest 1.2 counts, first \
-                        at frame 9)";
+        let expected = "F0 of P+ 4 lay below 2 % of its F in 2 of 4 frames after the baseline (lowest 1.2 counts, \
+                        first at frame 9)";
         assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
     }
 

@@ -138,8 +138,8 @@ pub enum Scripted<'a> {
     Command(Command),
 }
 
-/// The script: baseline, calibration, task; a skipped run, a missing frame, a repeated one, a refusal, silence, a pause,
-/// a manual reward, another threshold, a device's fault, and the end.
+/// The script: baseline, calibration, task; a skipped run, a missing frame, a repeated one, a refusal, silence, a
+/// pause, a manual reward, another threshold, a device's fault, and the end.
 pub fn script(slots: &[FrameSlot]) -> Vec<Scripted<'_>> {
     let plus = RoiIds::new(&[0, 2, 4]).expect("three");
     let minus = RoiIds::new(&[1, 3, 5]).expect("three");
