@@ -62,9 +62,9 @@ pub struct ActivityFrame<'a> {
     pub f: &'a [f64],
     /// F0, counts; NaN before the first valid frame.
     pub f0: &'a [f64],
-    /// (F - F0)/F0; NaN where the ROI is invalid.
+    /// (F - F0)/F0, also where F0 lies under the floor and the ROI is invalid; NaN where there is no such number.
     pub dff: &'a [f64],
-    /// dF/F in standard deviations of the baseline's; NaN where the ROI is invalid, and until the baseline has ended.
+    /// dF/F in standard deviations of the baseline's; NaN where there is no such number, and until the baseline has ended.
     pub z: &'a [f64],
     /// Whether F0 is above the floor and everything finite.
     pub valid: &'a [bool],
@@ -201,9 +201,11 @@ impl Activity {
             (false, false) => self.hold_baseline(),
         }
         for roi in 0..self.head.roi_count {
-            let settings = F0Settings { floor: self.head.floors[roi], ..self.settings };
-            self.dff[roi] = settings.dff(self.f[roi], self.head.f0[roi]);
-            self.valid[roi] = self.dff[roi].is_finite();
+            let f0 = self.head.f0[roi];
+            let dff = (self.f[roi] - f0) / f0;
+            // Below the floor the ratio means little: it is told, and kept out of the cursor.
+            self.dff[roi] = if dff.is_finite() { dff } else { f64::NAN };
+            self.valid[roi] = dff.is_finite() && f0 > self.head.floors[roi];
             self.z[roi] = z_score(self.dff[roi], self.head.z_mean[roi], self.head.z_sd[roi]);
         }
         ActivityFrame { f: &self.f, f0: &self.head.f0, dff: &self.dff, z: &self.z, valid: &self.valid }

@@ -37,7 +37,7 @@ use crate::trigger::ValveSimulator;
 /// The embedded default.
 const DEMO_TOML: &str = include_str!("../../deploy/rigs/demo.toml");
 /// Minutes of a session with the synthetic animal, unless told.
-const MINUTES: f64 = 1.5;
+const MINUTES: f64 = 1.8;
 /// Frames of the baseline of a recording.
 const RECORDING_BASELINE_FRAMES: u32 = 200;
 /// Cells in each population of a recording, at most.
@@ -154,7 +154,7 @@ fn prepare(args: &DemoArgs) -> anyhow::Result<Prepared> {
     } else {
         let frames = asked_frames.unwrap_or((MINUTES * 60.0 * args.fps).round() as u64);
         // A short demo shortens its baseline before its trials.
-        let baseline = (frames / 2).clamp(200, 600);
+        let baseline = (frames * 2 / 7).clamp(200, 900);
         more.push(format!("baseline.frames={baseline}"));
     }
     let mut config = args.source.load_over(DEMO_TOML, &more)?;

@@ -164,7 +164,10 @@ impl Pass {
             doubted: d.verdict() == v1::FrameVerdict::Doubted,
         });
         for trace in &mut self.found.traces {
-            trace.dff.push(d.dff.get(trace.roi_id as usize).map_or(f32::NAN, |&v| v as f32));
+            // A cell whose F0 lies under the floor has a number, but none worth drawing.
+            let roi = trace.roi_id as usize;
+            let valid = d.roi_valid.get(roi) == Some(&true);
+            trace.dff.push(d.dff.get(roi).filter(|_| valid).map_or(f32::NAN, |&v| v as f32));
         }
         if phase != Phase::Baseline {
             let rois = self.found.ensembles.plus.iter().chain(&self.found.ensembles.minus);
