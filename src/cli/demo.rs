@@ -32,7 +32,6 @@ use crate::proto::v1::{self, EventKind};
 use crate::sample::{ReferenceKind, Roi, RoiPixel, RoiSet, read_rois};
 use crate::service::{Rig, RigMode, bind, run as serve};
 use crate::source::{OpenOptions, SyntheticSource};
-use crate::trigger::ValveSimulator;
 
 /// The embedded default.
 const DEMO_TOML: &str = include_str!("../../deploy/rigs/demo.toml");
@@ -85,7 +84,62 @@ struct Prepared {
     rois: RoiSet,
     header: PlayedHeader,
     frames: u64,
-    valve: Arc<ValveSimulator>,
+    valve: Arc<Valve>,
+}
+
+/// The far end of the reward's line: a board on a pseudo-terminal where there are such, else the one in the service.
+struct Valve {
+    #[cfg(unix)]
+    simulator: crate::trigger::ValveSimulator,
+    /// Rewards that the service said were acknowledged.
+    #[cfg(not(unix))]
+    acknowledged: AtomicU64,
+}
+
+#[cfg(unix)]
+impl Valve {
+    fn start() -> anyhow::Result<Self> {
+        Ok(Self { simulator: crate::trigger::ValveSimulator::start().context("the valve simulator")? })
+    }
+
+    /// Overrides that point the reward's output here.
+    fn overrides(&self) -> Vec<String> {
+        vec![format!("outputs.reward.port={:?}", self.simulator.path().display().to_string())]
+    }
+
+    fn place(&self) -> String {
+        format!("a simulated board on {}", self.simulator.path().display())
+    }
+
+    /// Pulses that have opened so far.
+    fn opened(&self) -> u64 {
+        self.simulator.statistics().board.opened
+    }
+
+    fn acknowledged(&self) {}
+}
+
+#[cfg(not(unix))]
+impl Valve {
+    fn start() -> anyhow::Result<Self> {
+        Ok(Self { acknowledged: AtomicU64::new(0) })
+    }
+
+    fn overrides(&self) -> Vec<String> {
+        vec!["outputs.reward.device=simulated".to_owned()]
+    }
+
+    fn place(&self) -> String {
+        "a simulated board inside the service".to_owned()
+    }
+
+    fn opened(&self) -> u64 {
+        self.acknowledged.load(Ordering::Acquire)
+    }
+
+    fn acknowledged(&self) {
+        self.acknowledged.fetch_add(1, Ordering::AcqRel);
+    }
 }
 
 /// Runs the command.
@@ -99,8 +153,8 @@ pub(super) fn run(args: &DemoArgs, json: bool) -> anyhow::Result<Outcome> {
     let prepared = prepare(args)?;
     introduce(&prepared, args);
     let directory = runtime()?.block_on(session(prepared, args.fps))?;
-    let summary = read_summary(&directory)?;
-    let mut notes = Vec::new();
+    let (summary, damage) = read_summary(&directory)?;
+    let mut notes = Vec::from_iter(damage);
     if args.recording.is_none() {
         notes.push(format!("the animal's learning is {}", crate::journal::STAND_IN));
     } else {
@@ -134,19 +188,19 @@ fn introduce(prepared: &Prepared, args: &DemoArgs) {
         prepared.config.trial_frames(),
         args.fps
     );
-    eprintln!("  reward valve: a simulated board on {}", prepared.valve.path().display());
+    eprintln!("  reward valve: {}", prepared.valve.place());
 }
 
 fn prepare(args: &DemoArgs) -> anyhow::Result<Prepared> {
-    let valve = Arc::new(ValveSimulator::start().context("the valve simulator")?);
+    let valve = Arc::new(Valve::start()?);
     let mut more = vec![
         format!("synthetic.seed={}", args.seed),
         format!("synthetic.frame_rate_hz={:?}", args.fps),
         format!("synthetic.height_px={}", args.size),
         format!("synthetic.width_px={}", args.size),
         format!("calibration.seed={}", args.seed),
-        format!("outputs.reward.port={:?}", valve.path().display().to_string()),
     ];
+    more.extend(valve.overrides());
     let asked_frames = args.minutes.map(|m| (m * 60.0 * args.fps).round() as u64);
     if args.recording.is_some() {
         more.push(format!("baseline.frames={RECORDING_BASELINE_FRAMES}"));
@@ -250,7 +304,7 @@ async fn session(prepared: Prepared, fps: f64) -> anyhow::Result<PathBuf> {
     operator.upload(&rois).await?;
     let (stream, _, mut acks) = open_stream(channel.clone(), header).await?;
     let progress = Arc::new(Progress::new(&config, frames));
-    tokio::spawn(watch_events(channel.clone(), Arc::clone(&progress)));
+    tokio::spawn(watch_events(channel.clone(), Arc::clone(&progress), Arc::clone(&valve)));
     tokio::spawn(watch_feedback(channel, Arc::clone(&progress)));
     let baseline = operator.start_baseline().await?;
     let seen = Arc::clone(&progress);
@@ -293,7 +347,7 @@ async fn session(prepared: Prepared, fps: f64) -> anyhow::Result<PathBuf> {
 /// The microscope: renders or reads each frame and hands it over at its time.
 fn scan(
     mut subject: Subject,
-    valve: &ValveSimulator,
+    valve: &Valve,
     fps: f64,
     frames: u64,
     sender: &mpsc::Sender<PlayedFrame>,
@@ -306,7 +360,7 @@ fn scan(
         match &mut subject {
             Subject::Synthetic(source) => {
                 // The animal drinks when the valve opens.
-                let opened = valve.statistics().board.opened;
+                let opened = valve.opened();
                 (rewarded..opened).for_each(|_| source.reward());
                 rewarded = rewarded.max(opened);
                 let recorded = source.next(&mut frame.pixels);
@@ -403,7 +457,7 @@ impl Progress {
 }
 
 /// Follows the events.
-async fn watch_events(channel: tonic::transport::Channel, progress: Arc<Progress>) {
+async fn watch_events(channel: tonic::transport::Channel, progress: Arc<Progress>, valve: Arc<Valve>) {
     let mut client = EventsServiceClient::new(channel);
     let Ok(events) = client.subscribe_events(v1::SubscribeEventsRequest { from_event_seq: 0 }).await else { return };
     let mut events = events.into_inner();
@@ -414,6 +468,7 @@ async fn watch_events(channel: tonic::transport::Channel, progress: Arc<Progress
         match event.kind() {
             EventKind::BaselineDone => progress.baseline_done.store(true, Ordering::Release),
             EventKind::TrialStarted => progress.counts[0].store(event.id, Ordering::Relaxed),
+            EventKind::RewardAcknowledged => valve.acknowledged(),
             EventKind::Hit => count(1),
             EventKind::Aversive => count(2),
             EventKind::Miss => count(3),

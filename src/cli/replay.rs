@@ -19,7 +19,7 @@ use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::outputs::RewardDevice;
 use crate::config::{Overload, RigConfig, to_toml};
 use crate::frame::Geometry;
-use crate::journal::{JournalRecord, SessionFiles, Summary, session_name};
+use crate::journal::{JournalError, JournalRecord, SessionFiles, Summary, session_name};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::service::{Rig, RigMode, bind, run as serve};
@@ -215,7 +215,9 @@ async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Resul
     let directory = operator.stop().await?;
     broken.with_context(|| format!("the frames before it are recorded in {}", directory.display()))?;
     refused.with_context(|| format!("the session ran without trials (see {})", directory.display()))?;
-    Ok((read_summary(&directory)?, directory))
+    let (summary, damage) = read_summary(&directory)?;
+    run.warnings.extend(damage);
+    Ok((summary, directory))
 }
 
 async fn begin_task(operator: &mut Operator) -> anyhow::Result<()> {
@@ -232,11 +234,11 @@ fn take_ack(ack: v1::Ack, acknowledged: &mut u64, decided: &mut u64) {
     }
 }
 
-/// What a session came to, from its journal.
-pub(super) fn read_summary(directory: &Path) -> anyhow::Result<Summary> {
+/// What a session came to, from its journal, as far as that is whole; and where it is not.
+pub(super) fn read_summary(directory: &Path) -> anyhow::Result<(Summary, Option<String>)> {
     let mut summary = Summary::default();
     let mut waiting: Option<v1::InputRecord> = None;
-    SessionFiles::open(directory)?.read(|record| match record {
+    let read = SessionFiles::open(directory)?.read(|record| match record {
         JournalRecord::Input(input) => waiting = Some(input),
         JournalRecord::Decision(decision) => {
             if let Some(input) = waiting.take() {
@@ -245,6 +247,10 @@ pub(super) fn read_summary(directory: &Path) -> anyhow::Result<Summary> {
         }
         JournalRecord::Timing(timing) => summary.time(&timing),
         _ => {}
-    })?;
-    Ok(summary)
+    });
+    match read {
+        Ok(()) => Ok((summary, None)),
+        Err(e @ JournalError::Damaged { .. }) => Ok((summary, Some(format!("the record is not complete: {e}")))),
+        Err(e) => Err(e.into()),
+    }
 }

@@ -34,7 +34,11 @@ pub fn write_report(directory: &Path) -> Result<PathBuf, ExportError> {
     let html = render(&session_report(directory)?);
     let path = directory.join(REPORT_FILE);
     let beside = directory.join(format!(".{REPORT_FILE}.part"));
-    std::fs::write(&beside, html).map_err(ExportError::io(&beside))?;
+    std::fs::write(&beside, html).map_err(|e| {
+        // Half a page is of no use to anybody; what can be done about the disk is not done here.
+        let _ = std::fs::remove_file(&beside);
+        ExportError::io(&beside)(e)
+    })?;
     std::fs::rename(&beside, &path).map_err(ExportError::io(&path))?;
     Ok(path)
 }

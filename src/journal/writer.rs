@@ -92,6 +92,8 @@ impl JournalWriter {
         let mut file = JournalFile::create(&path)?;
         file.write(Topic::Head, 0, 0, &head.encode_to_vec())?;
         file.sync()?;
+        // The file's name is on the disk as well; other systems write it with the file.
+        #[cfg(unix)]
         File::open(directory)?.sync_all()?;
         let status = Arc::new(WriterStatus::default());
         let (sender, receiver) = sync_channel(QUEUE_ITEMS);
