@@ -65,7 +65,8 @@ async fn a_reward_is_sent_once_acknowledged_and_measured_and_a_limit_stops_the_n
     assert!(said.detail.contains("limits.min_interval_ms"), "{}", said.detail);
     let events = until(&service, EventKind::PulseDone, first).await;
     let kinds: Vec<EventKind> = events.iter().filter(|e| e.id == u64::from(first)).map(|e| e.kind()).collect();
-    for kind in [EventKind::RewardIntended, EventKind::RewardSent, EventKind::RewardAcknowledged, EventKind::PulseDone] {
+    let once = [EventKind::RewardIntended, EventKind::RewardSent, EventKind::RewardAcknowledged, EventKind::PulseDone];
+    for kind in once {
         assert_eq!(kinds.iter().filter(|k| **k == kind).count(), 1, "{kind:?} in {kinds:?}");
     }
     let done = events.iter().find(|e| e.kind() == EventKind::PulseDone).expect("it is there");

@@ -64,7 +64,7 @@ pub struct ActivityFrame<'a> {
     pub f0: &'a [f64],
     /// (F - F0)/F0, also where F0 lies under the floor and the ROI is invalid; NaN where there is no such number.
     pub dff: &'a [f64],
-    /// dF/F in standard deviations of the baseline's; NaN where there is no such number, and until the baseline has ended.
+    /// dF/F in standard deviations of the baseline's; NaN where there is no such number, and until the baseline's end.
     pub z: &'a [f64],
     /// Whether F0 is above the floor and everything finite.
     pub valid: &'a [bool],
