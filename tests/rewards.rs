@@ -125,9 +125,12 @@ async fn a_port_that_is_not_there_is_an_error_that_names_it() {
         "limits={max_pulse_width_ms=60.0, min_interval_ms=300.0, max_on_ms_per_minute=1000.0, \
          max_on_ms_per_session=5000.0, max_pulses_per_minute=10, max_pulses_per_session=50}",
     ]);
+    let (rois, _) = frames(&config, 1);
     let mut service = Service::start(config).await;
     let q = v1::CreateSessionRequest { command: service.header(), ..Default::default() };
     service.control.create_session(q).await.expect("created");
+    let command = service.header().expect("a header");
+    service.control.upload_rois(apical::service::upload_of(&rois, command)).await.expect("uploaded");
     let status = common::service::Stream::open(service.channel.clone(), header()).await.err().expect("refused");
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("/dev/no-such-port"), "{status}");
