@@ -20,6 +20,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::prelude::*;
 
 /// Real-time control of two-photon imaging brain-computer interfaces.
 #[derive(Debug, Parser)]
@@ -77,12 +78,12 @@ pub(crate) enum Outcome {
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log);
-    let Ok(filter) = filter else {
+    let Ok(filter) = cli.log.parse::<tracing_subscriber::filter::Targets>() else {
         eprintln!("--log {}: expected error, warn, info, debug, trace, or a filter such as apical=debug", cli.log);
         return ExitCode::from(2);
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(filter).init();
     let json = cli.json;
     let done = match cli.command {
         Command::Demo(args) => demo::run(&args, json),
