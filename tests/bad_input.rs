@@ -57,8 +57,7 @@ async fn a_payload_of_another_pixel_type() {
 async fn a_header_without_a_pixel_type() {
     let config = config(&[]);
     let mut service = Service::start(config).await;
-    let q = v1::CreateSessionRequest { command: service.header(), ..Default::default() };
-    service.control.create_session(q).await.expect("created");
+    service.create().await;
     let bad = v1::StreamHeader { pixel_type: 99, ..header() };
     let status = Stream::open(service.channel.clone(), bad).await.err().expect("refused");
     assert_eq!(status.code(), Code::InvalidArgument);
@@ -121,8 +120,7 @@ async fn strips_that_do_not_make_a_frame() {
 async fn an_roi_outside_the_frame() {
     let config = config(&[]);
     let mut service = Service::start(config).await;
-    let q = v1::CreateSessionRequest { command: service.header(), ..Default::default() };
-    service.control.create_session(q).await.expect("created");
+    service.create().await;
     let roi = v1::Roi { rows_px: vec![3, 96], cols_px: vec![3, 4], ..Default::default() };
     let q = v1::UploadRoisRequest {
         command: service.header(),
@@ -142,10 +140,7 @@ async fn both_ensembles_empty() {
     let config = config(&["ensembles.plus=[]", "ensembles.minus=[]"]);
     let (rois, _) = frames(&config, 1);
     let mut service = Service::start(config).await;
-    let q = v1::CreateSessionRequest { command: service.header(), ..Default::default() };
-    service.control.create_session(q).await.expect("created");
-    let command = service.header().expect("a header");
-    service.control.upload_rois(apical::service::upload_of(&rois, command)).await.expect("uploaded");
+    service.prepare(&rois).await;
     let status = Stream::open(service.channel.clone(), header()).await.err().expect("refused");
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("both ensembles are empty"), "{status}");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use apical::proto::v1::events_service_client::EventsServiceClient;
 use apical::proto::v1::{self, EventKind, FrameVerdict};
 use apical::trigger::{BoardFault, ValveSimulator};
-use common::service::{Service, frame, header, verified};
+use common::service::{Service, Stream, frame, header, verified};
 use common::{config, frames};
 use tonic::Code;
 
@@ -127,11 +127,8 @@ async fn a_port_that_is_not_there_is_an_error_that_names_it() {
     ]);
     let (rois, _) = frames(&config, 1);
     let mut service = Service::start(config).await;
-    let q = v1::CreateSessionRequest { command: service.header(), ..Default::default() };
-    service.control.create_session(q).await.expect("created");
-    let command = service.header().expect("a header");
-    service.control.upload_rois(apical::service::upload_of(&rois, command)).await.expect("uploaded");
-    let status = common::service::Stream::open(service.channel.clone(), header()).await.err().expect("refused");
+    service.prepare(&rois).await;
+    let status = Stream::open(service.channel.clone(), header()).await.err().expect("refused");
     assert_eq!(status.code(), Code::FailedPrecondition);
     assert!(status.message().contains("/dev/no-such-port"), "{status}");
     service.end().await;

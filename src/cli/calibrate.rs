@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 use clap::Args;
-use serde::Serialize;
 
 use super::{ConfigSource, Outcome, print_json};
 use crate::activity::{BaselineBlock, F0Settings};
@@ -23,20 +22,6 @@ pub(super) struct CalibrateArgs {
     source: ConfigSource,
 }
 
-/// What is printed, at full precision.
-#[derive(Debug, Serialize)]
-struct Printed {
-    threshold: f64,
-    range_low: f64,
-    mu_half: f64,
-    sigma_half: f64,
-    z_half: Option<f64>,
-    chance_fraction: f64,
-    segment_starts: Vec<u32>,
-    threshold_today: f64,
-    carried_over: bool,
-}
-
 /// Runs the command.
 pub(super) fn run(args: &CalibrateArgs, json: bool) -> anyhow::Result<Outcome> {
     let c = if args.input.is_dir() {
@@ -46,33 +31,21 @@ pub(super) fn run(args: &CalibrateArgs, json: bool) -> anyhow::Result<Outcome> {
     } else {
         of_traces(&args.input, &args.source.load(&[])?)?
     };
-    let printed = Printed {
-        threshold: c.threshold,
-        range_low: c.range_low,
-        mu_half: c.mu_half,
-        sigma_half: c.sigma_half,
-        z_half: c.z_half,
-        chance_fraction: c.chance_fraction,
-        segment_starts: c.segment_starts,
-        threshold_today: c.threshold_today,
-        carried_over: c.carried_over,
-    };
     if json {
-        print_json(&printed)?;
+        print_json(&c)?;
     } else {
-        let p = &printed;
         println!(
             "threshold        {}{}",
-            p.threshold,
-            if p.carried_over { "  (capped by day 1's z_half)" } else { "" }
+            c.threshold,
+            if c.carried_over { "  (capped by day 1's z_half)" } else { "" }
         );
-        println!("threshold today  {}", p.threshold_today);
-        println!("range_low        {}", p.range_low);
-        println!("mu_half          {}", p.mu_half);
-        println!("sigma_half       {}", p.sigma_half);
-        println!("z_half           {}", p.z_half.map_or("undefined: sigma_half is 0".to_owned(), |z| z.to_string()));
-        println!("chance fraction  {}", p.chance_fraction);
-        println!("segments         {}", p.segment_starts.len());
+        println!("threshold today  {}", c.threshold_today);
+        println!("range_low        {}", c.range_low);
+        println!("mu_half          {}", c.mu_half);
+        println!("sigma_half       {}", c.sigma_half);
+        println!("z_half           {}", c.z_half.map_or("undefined: sigma_half is 0".to_owned(), |z| z.to_string()));
+        println!("chance fraction  {}", c.chance_fraction);
+        println!("segments         {}", c.segment_starts.len());
     }
     Ok(Outcome::Good)
 }

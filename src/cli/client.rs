@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tokio::sync::mpsc;
-use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::{Stream, StreamExt};
 use tonic::transport::{Channel, Endpoint};
 
 use super::play::{PlayedFrame, PlayedHeader};
@@ -140,20 +140,10 @@ async fn open_pixels(mut client: IngestServiceClient<Channel>, header: v1::Strea
     let mut answers = client.ingest_frames(ReceiverStream::new(receiver)).await.map_err(said)?.into_inner();
     let first = answers.message().await.map_err(said)?.and_then(|m| m.message);
     let Some(Message::Accepted(accepted)) = first else { bail!("the service did not accept the header") };
-    let (acks, receiver) = mpsc::unbounded_channel();
-    tokio::spawn(async move {
-        while let Some(answer) = answers.next().await {
-            let ack = match answer {
-                Ok(v1::IngestFramesResponse { message: Some(Message::Ack(ack)) }) => Ok(ack),
-                Ok(_) => continue,
-                Err(status) => Err(said(status)),
-            };
-            if acks.send(ack).is_err() {
-                return;
-            }
-        }
-    });
-    Ok((FrameStream::Pixels(sender), accepted.notes, receiver))
+    let acks = forward_acks(
+        answers.map(|answer| answer.map(|m| if let Some(Message::Ack(ack)) = m.message { Some(ack) } else { None })),
+    );
+    Ok((FrameStream::Pixels(sender), accepted.notes, acks))
 }
 
 async fn open_values(mut client: IngestServiceClient<Channel>, header: v1::RoiValuesHeader) -> anyhow::Result<Opened> {
@@ -164,20 +154,26 @@ async fn open_values(mut client: IngestServiceClient<Channel>, header: v1::RoiVa
     let mut answers = client.ingest_roi_values(ReceiverStream::new(receiver)).await.map_err(said)?.into_inner();
     let first = answers.message().await.map_err(said)?.and_then(|m| m.message);
     let Some(Message::Accepted(accepted)) = first else { bail!("the service did not accept the header") };
+    let acks = forward_acks(
+        answers.map(|answer| answer.map(|m| if let Some(Message::Ack(ack)) = m.message { Some(ack) } else { None })),
+    );
+    Ok((FrameStream::Values(sender), accepted.notes, acks))
+}
+
+/// Gives the acknowledgements among a stream's answers away as they come; an error ends it.
+fn forward_acks(
+    mut answers: impl Stream<Item = Result<Option<v1::Ack>, tonic::Status>> + Send + Unpin + 'static,
+) -> mpsc::UnboundedReceiver<anyhow::Result<v1::Ack>> {
     let (acks, receiver) = mpsc::unbounded_channel();
     tokio::spawn(async move {
         while let Some(answer) = answers.next().await {
-            let ack = match answer {
-                Ok(v1::IngestRoiValuesResponse { message: Some(Message::Ack(ack)) }) => Ok(ack),
-                Ok(_) => continue,
-                Err(status) => Err(said(status)),
-            };
+            let Some(ack) = answer.map_err(said).transpose() else { continue };
             if acks.send(ack).is_err() {
                 return;
             }
         }
     });
-    Ok((FrameStream::Values(sender), accepted.notes, receiver))
+    receiver
 }
 
 impl FrameStream {

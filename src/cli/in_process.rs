@@ -14,8 +14,8 @@ use crate::engine::{
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, StripMeta};
 use crate::journal::{JournalItem, JournalWriter, Published, SessionDirectory, Summary, shape_of_header};
 use crate::proto::v1;
-use crate::sample::{RoiSet, read_rois};
-use crate::trigger::{BoardConfig, Limits, NullTrigger, SimulatedTrigger, Trigger};
+use crate::sample::rois_of;
+use crate::trigger::{Limits, simulated_trigger};
 
 /// Writes records as they are made.
 struct Recorder {
@@ -66,16 +66,12 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
             (v1::session_head::Stream::RoiValues(header), shape)
         }
     };
-    let rois = rois(run, &shape)?;
+    let rois = rois_of(run.rois.as_ref(), &run.config.rois.file, shape.geometry())?;
     let engine = Engine::new(&run.config, &rois, &shape, 0)?;
     let SessionDirectory { path, writer, .. } = SessionDirectory::create(&run.config, &run.name, &rois, head_stream)?;
     let reward = &run.config.outputs.reward;
     let has_output = reward.device != RewardDevice::None;
-    let trigger: Box<dyn Trigger + Send> = if has_output {
-        Box::new(SimulatedTrigger::new(reward, BoardConfig::default(), 0))
-    } else {
-        Box::new(NullTrigger)
-    };
+    let trigger = simulated_trigger(reward);
     let limits = has_output.then(|| Limits::new(&run.config.limits));
     let mut driver = Driver::new(engine, HostClock, limits, LimitTime::Recording, trigger, reward.ack_timeout_ms);
     let mut recorder = Recorder { writer, summary: Summary::default(), events: 0, command: None, refusal: None };
@@ -93,16 +89,6 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
     }
     played.with_context(|| format!("the session ended early (see {})", path.display()))?;
     Ok((recorder.summary, path))
-}
-
-fn rois(run: &Run, shape: &StreamShape) -> anyhow::Result<RoiSet> {
-    let StreamShape::Pixels { geometry, .. } = shape else { return Ok(RoiSet::default()) };
-    let file = &run.config.rois.file;
-    Ok(match &run.rois {
-        Some(set) => set.clone().with_reference(),
-        None if file.as_os_str().is_empty() => RoiSet::default(),
-        None => read_rois(file, Some(*geometry))?.with_reference(),
-    })
 }
 
 fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: &mut Recorder) -> anyhow::Result<()> {

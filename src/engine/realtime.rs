@@ -84,8 +84,6 @@ pub struct RealtimeSettings {
     pub spin_ns: u64,
     /// Frames between snapshots; 0: only after the baseline.
     pub snapshot_frames: u64,
-    /// Slots in circulation.
-    pub slots: usize,
 }
 
 /// Flags that pass every queue.

@@ -68,7 +68,8 @@ impl State {
 }
 
 impl StreamShape {
-    pub(super) fn geometry(&self) -> Option<Geometry> {
+    /// Rows and columns of its frames; none for integrated values.
+    pub fn geometry(&self) -> Option<Geometry> {
         match self {
             StreamShape::Pixels { geometry, .. } => Some(*geometry),
             StreamShape::RoiValues { .. } => None,

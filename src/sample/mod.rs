@@ -24,6 +24,6 @@ mod rois;
 mod sampler;
 
 pub use formats::suite2p::read_ops_geometry;
-pub use formats::{RoiFileError, read_rois};
+pub use formats::{RoiFileError, read_rois, rois_of};
 pub use rois::{MAX_SIDE_PX, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
 pub use sampler::{SampleBuffer, SampleError, Sampler};

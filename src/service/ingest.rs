@@ -96,14 +96,7 @@ impl IngestService for Ingest {
         let messages = messages.map(|m| m.map(|m| m.message));
         let (feeder, answers) = Feeder::new(session, feed, self.rig.closing(), notes);
         tokio::spawn(feeder.run(messages, source));
-        let respond = |message| v1::IngestFramesResponse {
-            message: Some(match message {
-                Out::Accepted(m) => v1::ingest_frames_response::Message::Accepted(m),
-                Out::Ack(m) => v1::ingest_frames_response::Message::Ack(m),
-                Out::Pong(m) => v1::ingest_frames_response::Message::Pong(m),
-            }),
-        };
-        Ok(Response::new(Box::pin(answers.map(move |m| m.map(respond)))))
+        Ok(Response::new(Box::pin(answers.map(|m| m.map(Into::into)))))
     }
 
     async fn ingest_roi_values(
@@ -124,14 +117,7 @@ impl IngestService for Ingest {
         let messages = messages.map(|m| m.map(|m| m.message));
         let (feeder, answers) = Feeder::new(session, feed, self.rig.closing(), Vec::new());
         tokio::spawn(feeder.run(messages, source));
-        let respond = |message| v1::IngestRoiValuesResponse {
-            message: Some(match message {
-                Out::Accepted(m) => v1::ingest_roi_values_response::Message::Accepted(m),
-                Out::Ack(m) => v1::ingest_roi_values_response::Message::Ack(m),
-                Out::Pong(m) => v1::ingest_roi_values_response::Message::Pong(m),
-            }),
-        };
-        Ok(Response::new(Box::pin(answers.map(move |m| m.map(respond)))))
+        Ok(Response::new(Box::pin(answers.map(|m| m.map(Into::into)))))
     }
 }
 
@@ -181,6 +167,30 @@ enum Out {
     Accepted(v1::StreamAccepted),
     Ack(v1::Ack),
     Pong(v1::ClockPong),
+}
+
+impl From<Out> for v1::IngestFramesResponse {
+    fn from(out: Out) -> Self {
+        use v1::ingest_frames_response::Message;
+        let message = match out {
+            Out::Accepted(m) => Message::Accepted(m),
+            Out::Ack(m) => Message::Ack(m),
+            Out::Pong(m) => Message::Pong(m),
+        };
+        Self { message: Some(message) }
+    }
+}
+
+impl From<Out> for v1::IngestRoiValuesResponse {
+    fn from(out: Out) -> Self {
+        use v1::ingest_roi_values_response::Message;
+        let message = match out {
+            Out::Accepted(m) => Message::Accepted(m),
+            Out::Ack(m) => Message::Ack(m),
+            Out::Pong(m) => Message::Pong(m),
+        };
+        Self { message: Some(message) }
+    }
 }
 
 /// What came in, of either kind of stream.

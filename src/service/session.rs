@@ -21,8 +21,8 @@ use crate::engine::{
 use crate::frame::{FrameMeta, FrameSlot};
 use crate::journal::{Published, SessionDirectory, shape_of_head, state_name};
 use crate::proto::v1;
-use crate::sample::{RoiSet, read_rois};
-use crate::trigger::{BoardConfig, Limits, NullTrigger, SerialReader, SerialTrigger, SimulatedTrigger, Trigger};
+use crate::sample::rois_of;
+use crate::trigger::{Limits, SerialReader, SerialTrigger, Trigger, simulated_trigger};
 
 /// How long a new stream waits for the one before it to be done: an adapter that reconnects after a crash may be faster
 /// than the news of its end.
@@ -73,7 +73,8 @@ impl Session {
     pub fn open(draft: &Draft, stream: v1::session_head::Stream, mode: RigMode) -> Result<Arc<Self>, Status> {
         let config = draft.config.clone();
         let shape = shape_of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
-        let rois = rois_for(draft, &shape)?;
+        let rois = rois_of(draft.rois.as_ref(), &config.rois.file, shape.geometry())
+            .map_err(|e| Status::failed_precondition(e.to_string()))?;
         let engine = Engine::new(&config, &rois, &shape, 0).map_err(|e| Status::failed_precondition(e.to_string()))?;
         let (trigger, reader) = open_device(&config.outputs.reward, mode)?;
         let directory = SessionDirectory::create(&config, &draft.name, &rois, stream)
@@ -87,7 +88,7 @@ impl Session {
             // The channel was made for this many.
             let _ = free_frames.try_send(new_slot(&shape));
         }
-        let settings = settings(&config, &head, mode, slots);
+        let settings = settings(&config, &head, mode);
         let limits = Some(Limits::new(&config.limits)).filter(|_| config.outputs.reward.device != RewardDevice::None);
         let limit_time = if mode == RigMode::Live { LimitTime::Host } else { LimitTime::Recording };
         let outputs = vec![format!("reward: {}", trigger.name())];
@@ -340,7 +341,7 @@ fn new_slot(shape: &StreamShape) -> FrameItem {
     }
 }
 
-fn settings(config: &RigConfig, head: &v1::SessionHead, mode: RigMode, slots: usize) -> RealtimeSettings {
+fn settings(config: &RigConfig, head: &v1::SessionHead, mode: RigMode) -> RealtimeSettings {
     let rate_hz = match &head.stream {
         Some(v1::session_head::Stream::Pixels(h)) => h.frame_rate_hz,
         Some(v1::session_head::Stream::RoiValues(h)) => h.frame_rate_hz,
@@ -356,34 +357,20 @@ fn settings(config: &RigConfig, head: &v1::SessionHead, mode: RigMode, slots: us
         gap_ns,
         spin_ns: u64::from(config.engine.spin_us) * 1_000,
         snapshot_frames: (f64::from(config.engine.snapshot_interval_s) * rate_hz) as u64,
-        slots,
     }
-}
-
-/// The ROIs of a session: uploaded, or from the configured file, or none; with a reference image where one can be.
-fn rois_for(draft: &Draft, shape: &StreamShape) -> Result<RoiSet, Status> {
-    let StreamShape::Pixels { geometry, .. } = shape else { return Ok(RoiSet::default()) };
-    let file = &draft.config.rois.file;
-    let set = match &draft.rois {
-        Some(set) => set.clone(),
-        None if file.as_os_str().is_empty() => return Ok(RoiSet::default()),
-        None => read_rois(file, Some(*geometry)).map_err(|e| Status::failed_precondition(e.to_string()))?,
-    };
-    Ok(set.with_reference())
 }
 
 /// Opens the rewards' device; a replay never opens one.
 pub(super) fn open_device(config: &RewardOutputConfig, mode: RigMode) -> Result<Device, Status> {
     match (config.device, mode) {
-        (RewardDevice::None, _) => Ok((Box::new(NullTrigger), None)),
         (RewardDevice::Serial, RigMode::Live) => {
             let session = (crate::journal::wall_ns() / 1_000_000_000) as u32;
             let (trigger, reader) =
                 SerialTrigger::open(config, session).map_err(|e| Status::failed_precondition(e.to_string()))?;
             Ok((Box::new(trigger), Some(reader)))
         }
-        (RewardDevice::Serial, RigMode::Replay) | (RewardDevice::Simulated, _) => {
-            Ok((Box::new(SimulatedTrigger::new(config, BoardConfig::default(), 0)), None))
+        (RewardDevice::Serial, RigMode::Replay) | (RewardDevice::Simulated | RewardDevice::None, _) => {
+            Ok((simulated_trigger(config), None))
         }
     }
 }

@@ -11,7 +11,7 @@ use super::parser::ReplyParser;
 use super::protocol::{BoardReply, Command, Encoded, MESSAGE_BYTES_MAX, PROTOCOL_VERSION};
 use super::queue::Queue;
 use super::{Intent, Output, TriggerId};
-use crate::config::outputs::RewardOutputConfig;
+use crate::config::outputs::{RewardDevice, RewardOutputConfig};
 
 /// Why a command did not leave. The intent stays counted as delivered, and is never sent again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
@@ -149,6 +149,16 @@ pub struct SimulatedTrigger {
     now_us: u64,
     /// The caller's time at which the board's clock stood at 0.
     origin_ns: Option<u64>,
+}
+
+/// What takes the triggers where no device is to be opened: a simulated board, or nothing where none is configured.
+pub fn simulated_trigger(config: &RewardOutputConfig) -> Box<dyn Trigger + Send> {
+    match config.device {
+        RewardDevice::None => Box::new(NullTrigger),
+        RewardDevice::Serial | RewardDevice::Simulated => {
+            Box::new(SimulatedTrigger::new(config, BoardConfig::default(), 0))
+        }
+    }
 }
 
 impl SimulatedTrigger {

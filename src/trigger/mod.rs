@@ -28,7 +28,9 @@ mod valve;
 use serde::{Deserialize, Serialize};
 
 pub use board::{BOARD_LINES, BoardConfig, BoardCounters, BoardFault, BoardModel, BoardNote, FinishedPulse};
-pub use device::{AckWatch, DeviceEvent, DeviceFault, FireError, NullTrigger, SimulatedTrigger, Trigger};
+pub use device::{
+    AckWatch, DeviceEvent, DeviceFault, FireError, NullTrigger, SimulatedTrigger, Trigger, simulated_trigger,
+};
 pub use limits::{LimitReason, LimitVerdict, Limits, LimitsError};
 pub use parser::{CommandEvent, CommandParser, ParserCounters, ReplyParser};
 pub use protocol::{

@@ -55,12 +55,22 @@ impl Service {
         Some(v1::CommandHeader { idempotency_key, operator_name: "tester".to_owned() })
     }
 
-    /// Creates the session, uploads the ROIs, opens the stream.
-    pub async fn open(&mut self, rois: &RoiSet, header: v1::StreamHeader) -> Stream {
+    /// Creates the session; it waits for its stream.
+    pub async fn create(&mut self) {
         let q = v1::CreateSessionRequest { command: self.header(), name: "session".to_owned(), ..Default::default() };
         self.control.create_session(q).await.expect("created");
+    }
+
+    /// The same with its ROIs.
+    pub async fn prepare(&mut self, rois: &RoiSet) {
+        self.create().await;
         let command = self.header().expect("a header");
         self.control.upload_rois(upload_of(rois, command)).await.expect("uploaded");
+    }
+
+    /// Creates the session, uploads the ROIs, opens the stream.
+    pub async fn open(&mut self, rois: &RoiSet, header: v1::StreamHeader) -> Stream {
+        self.prepare(rois).await;
         Stream::open(self.channel.clone(), header).await.expect("accepted")
     }
 

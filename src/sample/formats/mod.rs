@@ -145,6 +145,21 @@ pub fn read_rois(path: &Path, geometry: Option<Geometry>) -> Result<RoiSet, RoiF
     }
 }
 
+/// The ROIs of a session whose frames are of this size: those given, or those of the configured file, or none (also
+/// where the frames have no pixels); with a reference image where one can be had.
+///
+/// # Errors
+/// The file cannot be read as ROIs.
+pub fn rois_of(given: Option<&RoiSet>, file: &Path, geometry: Option<Geometry>) -> Result<RoiSet, RoiFileError> {
+    let Some(geometry) = geometry else { return Ok(RoiSet::default()) };
+    let set = match given {
+        Some(set) => set.clone(),
+        None if file.as_os_str().is_empty() => return Ok(RoiSet::default()),
+        None => read_rois(file, Some(geometry))?,
+    };
+    Ok(set.with_reference())
+}
+
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, RoiFileError> {
     let read_error = |error| RoiFileError::Read { path: path.into(), error };
     let bytes = std::fs::metadata(path).map_err(read_error)?.len();
