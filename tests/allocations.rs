@@ -47,8 +47,7 @@ fn ten_thousand_frames_allocate_nothing() {
     let driver = driver(&config, &rois);
     let engine = driver.engine();
     let (thread, mut service) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), 4);
-    let settings =
-        RealtimeSettings { overload: Overload::Every, gap_ns: 0, spin_ns: 0, snapshot_frames: 1_000, slots: 4 };
+    let settings = RealtimeSettings { overload: Overload::Every, gap_ns: 0, spin_ns: 0, snapshot_frames: 1_000 };
     let mut realtime = Realtime::new(driver, thread, settings, std::thread::current());
     let mut pool: Vec<Option<FrameItem>> =
         slots.into_iter().map(|slot| Some(FrameItem::Pixels(Box::new(slot)))).collect();
@@ -70,7 +69,7 @@ fn ten_thousand_frames_allocate_nothing() {
         }
         assert!(service.frames.push(item).is_ok());
         while realtime.turn() {}
-        pool[place] = Some(service.publisher.used_frames.pop().expect("the frame was taken"));
+        pool[place] = Some(service.publisher.used_frames.pop().expect("the frame was taken").item);
         while let Ok(record) = service.publisher.records.pop() {
             decided += u64::from(record.decision.has_pixels);
             rewards += record.decision.intents.iter().filter(|i| i.width_us > 0).count();

@@ -5,7 +5,7 @@ use std::process::Command as Process;
 
 use apical::config::load_text;
 use apical::engine::{Command, Engine, Input, InputSummary, Record, StreamShape};
-use apical::export::{ExportError, write_report, write_tables};
+use apical::export::{ExportError, Written, write_report, write_tables};
 use apical::frame::FrameMeta;
 use apical::journal::{
     JournalItem, JournalRecord, JournalWriter, Published, SessionDirectory, SessionFiles, journal_file,
@@ -288,33 +288,52 @@ fn frames_that_never_came_have_their_rows() {
 }
 
 #[test]
-fn of_a_journal_that_breaks_off_everything_before_is_exported_and_the_break_is_told() {
+fn of_a_journal_that_ends_early_everything_before_is_exported_and_the_end_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let (session, _) = recorded(folder.path());
     let journal = session.join(journal_file(0));
     let whole = std::fs::read(&journal).unwrap();
     let mut kept = Vec::new();
-    for eighths in 1..8 {
-        std::fs::write(&journal, &whole[..whole.len() * eighths / 8]).unwrap();
-        let out = folder.path().join(format!("tables-{eighths}"));
-        let error = match write_tables(&session, &out) {
-            Err(ExportError::BrokenOff { frames, events, out, source }) => {
+    for sixteenths in 1..16 {
+        std::fs::write(&journal, &whole[..whole.len() * sixteenths / 16]).unwrap();
+        let out = folder.path().join(format!("tables-{sixteenths}"));
+        let said = match write_tables(&session, &out) {
+            Ok(Written { frames, events, out, unfinished }) => {
                 let rows = |name: &str| table(&out.join(name)).len() as u64 - 1;
                 assert_eq!((rows("frames.csv"), rows("activity.csv"), rows("events.csv")), (frames, frames, events));
                 kept.push(frames);
-                source.to_string()
+                unfinished.join("; ")
             }
             // Not even the head is whole.
             Err(ExportError::Journal(error)) => error.to_string(),
             other => panic!("{other:?}"),
         };
-        assert!(error.contains("journal-000.mcap"), "{error}");
+        assert!(said.contains("journal-000.mcap"), "{said}");
         if kept.last().is_some_and(|frames| *frames > 0) {
             let html = std::fs::read_to_string(write_report(&session).unwrap()).unwrap();
-            assert!(html.contains("The journal breaks off"));
+            assert!(html.contains("without closing its journal"));
         }
     }
     assert!(kept.is_sorted() && kept.iter().any(|k| (1..FRAMES as u64).contains(k)), "{kept:?}");
+}
+
+#[test]
+fn of_a_damaged_journal_everything_before_is_exported_and_the_damage_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let (session, _) = recorded(folder.path());
+    let journal = session.join(journal_file(0));
+    let mut bytes = std::fs::read(&journal).unwrap();
+    let middle = bytes.len() / 4;
+    bytes[middle] ^= 1;
+    std::fs::write(&journal, bytes).unwrap();
+    let out = folder.path().join("tables");
+    let Err(ExportError::BrokenOff { frames, source, .. }) = write_tables(&session, &out) else {
+        panic!("expected the damage to be told");
+    };
+    assert!((1..FRAMES as u64).contains(&frames), "{frames}");
+    assert!(source.to_string().contains("journal-000.mcap: damaged: bytes "), "{source}");
+    let html = std::fs::read_to_string(write_report(&session).unwrap()).unwrap();
+    assert!(html.contains("The journal breaks off"));
 }
 
 #[test]

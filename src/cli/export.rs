@@ -24,6 +24,9 @@ pub(super) fn run(args: &ExportArgs, json: bool) -> anyhow::Result<Outcome> {
         print_json(&written)?;
     } else {
         println!("{}: {} frames, {} events", args.csv.display(), written.frames, written.events);
+        for segment in &written.unfinished {
+            println!("unfinished: {segment}");
+        }
     }
     Ok(Outcome::Good)
 }

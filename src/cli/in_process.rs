@@ -1,29 +1,41 @@
 //! A recording through the engine without gRPC and without threads: the same inputs, so the same decisions.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::Receiver;
 
 use anyhow::{Context, ensure};
 
 use super::play::{PlayedFrame, PlayedHeader};
 use super::replay::Run;
+use crate::config::RigConfig;
 use crate::config::outputs::RewardDevice;
 use crate::engine::{
-    Clock, Command, CommandOutcome, Decision, Driver, Engine, HostClock, Input, InputSummary, LimitTime, Record,
-    RecordSink, StreamShape, Timing,
+    Clock, Command, CommandOutcome, Decision, Driver, Engine, FrameItem, HostClock, Input, InputSummary, LimitTime,
+    Record, RecordSink, StreamShape, Timing, UsedFrame,
 };
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, StripMeta};
-use crate::journal::{JournalItem, JournalWriter, Published, SessionDirectory, Summary, shape_of_header};
+use crate::journal::{
+    JournalItem, JournalWriter, PixelsWriter, Published, SessionDirectory, Summary, shape_of_head, shape_of_header,
+};
 use crate::proto::v1;
-use crate::sample::rois_of;
+use crate::sample::{RoiSet, rois_of};
 use crate::trigger::{Limits, simulated_trigger};
 
 /// Writes records as they are made.
-struct Recorder {
+pub(super) struct Recorder {
     writer: JournalWriter,
+    pixels: Option<PixelSlots>,
     summary: Summary,
     events: u64,
     command: Option<&'static str>,
+    outcome: CommandOutcome,
     refusal: Option<String>,
+}
+
+/// Where pixels are kept: the file, and slots that are free.
+struct PixelSlots {
+    writer: PixelsWriter,
+    free: Receiver<FrameItem>,
 }
 
 impl RecordSink for Recorder {
@@ -32,7 +44,9 @@ impl RecordSink for Recorder {
         let step = Published::new(&record, self.events, self.refusal.take().as_deref());
         self.events += step.events.len() as u64;
         self.summary.take(&step);
+        // The first record is the command's own; what follows from it (a verdict, a simulated answer) is none.
         if let Some(command) = self.command.take() {
+            self.outcome = decision.command;
             self.push(JournalItem::Command(v1::CommandRecord {
                 input_seq: decision.input_seq,
                 operator_name: "replay".to_owned(),
@@ -46,13 +60,83 @@ impl RecordSink for Recorder {
 }
 
 impl Recorder {
+    /// Opens a session's directory, and everything that is written into it.
+    pub fn open(
+        config: &RigConfig,
+        name: &str,
+        rois: &RoiSet,
+        stream: v1::session_head::Stream,
+        engine: &Engine,
+    ) -> anyhow::Result<(Self, PathBuf)> {
+        let directory = SessionDirectory::create(config, name, rois, stream)?;
+        let (give_back, free) = std::sync::mpsc::channel();
+        let pixels = match shape_of_head(&directory.head) {
+            StreamShape::Pixels { geometry, pixel_type, .. } => {
+                for _ in 0..=config.record.frames_queue {
+                    let _ = give_back.send(FrameItem::Pixels(Box::new(FrameSlot::new(geometry, pixel_type))));
+                }
+                directory.open_pixels(config, engine.roi_boxes(), true, move |slot| {
+                    let _ = give_back.send(slot);
+                })?
+            }
+            StreamShape::RoiValues { .. } => None,
+        };
+        let pixels = pixels.map(|writer| PixelSlots { writer, free });
+        let SessionDirectory { path, writer, .. } = directory;
+        let recorder = Self {
+            writer,
+            pixels,
+            summary: Summary::default(),
+            events: 0,
+            command: None,
+            outcome: CommandOutcome::None,
+            refusal: None,
+        };
+        Ok((recorder, path))
+    }
+
+    /// Gives the driver a command, and says what became of it.
+    pub fn command(&mut self, driver: &mut InProcess, command: &Command) -> CommandOutcome {
+        self.command = Some(command.name());
+        self.outcome = CommandOutcome::None;
+        driver.take(Input::Command(command), self);
+        self.outcome
+    }
+
+    /// Keeps the pixels of the frame that was just decided, where that is wanted; `slot` is another one then.
+    pub fn keep(&mut self, slot: &mut Box<FrameSlot>, input_seq: u64, moved_px: (f64, f64)) {
+        let Some(PixelSlots { writer, free }) = &mut self.pixels else { return };
+        // There is always one more than may wait.
+        let Ok(FrameItem::Pixels(fresh)) = free.recv() else { return };
+        let item = FrameItem::Pixels(std::mem::replace(slot, fresh));
+        writer.push(UsedFrame { item, input_seq, moved_px });
+    }
+
+    /// The session is over: its distributions, its files, its report.
+    pub fn finish(mut self, config: &RigConfig, path: &Path) -> anyhow::Result<Summary> {
+        for record in self.summary.latency_records() {
+            self.push(JournalItem::Latency(record));
+        }
+        if let Some(pixels) = &mut self.pixels {
+            pixels.writer.close();
+        }
+        self.writer.close();
+        if let Some(failure) = self.writer.status().failure() {
+            anyhow::bail!("the record is not complete: {failure}");
+        }
+        if config.record.report {
+            crate::export::write_report(path)?;
+        }
+        Ok(self.summary)
+    }
+
     /// Nobody waits for a decision here, so the disk may be waited for.
     fn push(&self, item: JournalItem) {
         self.writer.push_waiting(item);
     }
 }
 
-type InProcess = Driver<HostClock>;
+pub(super) type InProcess = Driver<HostClock>;
 
 /// Plays the recording; what it came to, and where it is recorded.
 pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
@@ -68,27 +152,20 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
     };
     let rois = rois_of(run.rois.as_ref(), &run.config.rois.file, shape.geometry())?;
     let engine = Engine::new(&run.config, &rois, &shape, 0)?;
-    let SessionDirectory { path, writer, .. } = SessionDirectory::create(&run.config, &run.name, &rois, head_stream)?;
+    let (mut recorder, path) = Recorder::open(&run.config, &run.name, &rois, head_stream, &engine)?;
     let reward = &run.config.outputs.reward;
     let has_output = reward.device != RewardDevice::None;
     let trigger = simulated_trigger(reward);
     let limits = has_output.then(|| Limits::new(&run.config.limits));
     let mut driver = Driver::new(engine, HostClock, limits, LimitTime::Recording, trigger, reward.ack_timeout_ms);
-    let mut recorder = Recorder { writer, summary: Summary::default(), events: 0, command: None, refusal: None };
     let played = frames(run, &shape, &mut driver, &mut recorder);
     driver.close_waiting(&mut recorder);
     driver.safe(&mut recorder);
     command(&mut driver, &mut recorder, Command::Stop)?;
     snapshot(&driver, &recorder);
-    for record in recorder.summary.latency_records() {
-        recorder.push(JournalItem::Latency(record));
-    }
-    recorder.writer.close();
-    if run.config.record.report {
-        crate::export::write_report(&path)?;
-    }
+    let summary = recorder.finish(&run.config, &path)?;
     played.with_context(|| format!("the session ended early (see {})", path.display()))?;
-    Ok((recorder.summary, path))
+    Ok((summary, path))
 }
 
 fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: &mut Recorder) -> anyhow::Result<()> {
@@ -97,7 +174,7 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
     let mut pixels = match (shape, run.playable.header(run.rate_hz)) {
         (StreamShape::Pixels { geometry, pixel_type, .. }, PlayedHeader::Pixels(header)) => Some((
             FrameAssembly::new(*geometry, *pixel_type, inverted.unwrap_or(header.inverted)),
-            FrameSlot::new(*geometry, *pixel_type),
+            Box::new(FrameSlot::new(*geometry, *pixel_type)),
         )),
         _ => None,
     };
@@ -111,7 +188,11 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
             Some((assembly, slot)) => {
                 let strip = StripMeta { frame: meta, row_offset_px: 0, row_count_px: 0 };
                 match assembly.add(&strip, &frame.pixels, slot) {
-                    Ok(_) => driver.take(Input::Frame(slot), recorder),
+                    Ok(_) => {
+                        let input_seq = driver.engine().next_seq();
+                        driver.take(Input::Frame(slot), recorder);
+                        recorder.keep(slot, input_seq, driver.moved_px());
+                    }
                     Err(refusal) => {
                         recorder.refusal = Some(refusal.to_string());
                         driver.take(Input::Refused { meta, code: refusal.code() }, recorder);
@@ -132,21 +213,12 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
 }
 
 fn command(driver: &mut InProcess, recorder: &mut Recorder, command: Command) -> anyhow::Result<()> {
-    recorder.command = Some(command.name());
-    driver.take(Input::Command(&command), recorder);
-    // What follows from a command (a limit's verdict, a simulated answer) is no command.
-    recorder.command = None;
-    let outcome = recorder_outcome(driver);
+    let outcome = recorder.command(driver, &command);
     ensure!(outcome == CommandOutcome::TookEffect, "{}: {outcome}", command.name());
     Ok(())
 }
 
-/// What became of the last command. Commands sent here intend no trigger, so nothing follows them.
-fn recorder_outcome(driver: &InProcess) -> CommandOutcome {
-    driver.engine().decision().command
-}
-
-fn snapshot(driver: &InProcess, recorder: &Recorder) {
+pub(super) fn snapshot(driver: &InProcess, recorder: &Recorder) {
     let (mut state, mut limits) = (Vec::new(), Vec::new());
     driver.engine().save(&mut state);
     if let Some(counts) = driver.limits() {

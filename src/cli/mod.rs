@@ -11,6 +11,7 @@ mod export;
 mod in_process;
 mod play;
 mod replay;
+mod replay_session;
 mod serve;
 mod summary;
 mod valve;

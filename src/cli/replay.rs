@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use super::client::{Operator, connect, open_stream};
 use super::in_process;
 use super::play::{Playable, PlayedFrame, parse_fps};
+use super::replay_session;
 use super::summary::RunSummary;
 use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::outputs::RewardDevice;
@@ -28,13 +29,14 @@ use crate::source::OpenOptions;
 /// Arguments of `apical replay`.
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// TIFF, raw binary (suite2p's data.bin), or .npy of ROI values (ROIs x frames).
-    recording: PathBuf,
+    /// TIFF, raw binary (suite2p's data.bin), .npy of ROI values (ROIs x frames), or a session's directory: what would
+    /// have happened with other settings.
+    pub recording: PathBuf,
     #[command(flatten)]
-    source: ConfigSource,
+    pub source: ConfigSource,
     /// The service to play into; without it one is started on loopback. No device is opened either way.
     #[arg(long, value_name = "URL", conflicts_with = "in_process")]
-    to: Option<String>,
+    pub to: Option<String>,
     /// Skip gRPC: the same decisions, in this process.
     #[arg(long)]
     in_process: bool,
@@ -43,13 +45,13 @@ pub(super) struct ReplayArgs {
     fps: String,
     /// The ROIs: stat.npy, regions.json, or JSON of our own.
     #[arg(long, value_name = "FILE")]
-    rois: Option<PathBuf>,
+    pub rois: Option<PathBuf>,
     /// Frames of the baseline; the same as --set baseline.frames=N.
     #[arg(long, value_name = "N")]
-    baseline_frames: Option<u32>,
+    pub baseline_frames: Option<u32>,
     /// The session's own directory; it is created.
     #[arg(long, value_name = "DIR")]
-    session_dir: Option<PathBuf>,
+    pub session_dir: Option<PathBuf>,
     /// Rows of a raw binary's frames, in pixels.
     #[arg(long, value_name = "PX", requires = "width")]
     height: Option<usize>,
@@ -71,6 +73,9 @@ pub(super) struct Run {
 
 /// Runs the command.
 pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
+    if args.recording.is_dir() {
+        return replay_session::run(args, json);
+    }
     let (run, summary, directory) = if args.in_process {
         let mut run = prepare(args)?;
         let (summary, directory) = in_process::play(&mut run)?;
@@ -238,7 +243,8 @@ fn take_ack(ack: v1::Ack, acknowledged: &mut u64, decided: &mut u64) {
 pub(super) fn read_summary(directory: &Path) -> anyhow::Result<(Summary, Option<String>)> {
     let mut summary = Summary::default();
     let mut waiting: Option<v1::InputRecord> = None;
-    let read = SessionFiles::open(directory)?.read(|record| match record {
+    let files = SessionFiles::open(directory)?;
+    let read = files.read(|record| match record {
         JournalRecord::Input(input) => waiting = Some(input),
         JournalRecord::Decision(decision) => {
             if let Some(input) = waiting.take() {
@@ -249,7 +255,7 @@ pub(super) fn read_summary(directory: &Path) -> anyhow::Result<(Summary, Option<
         _ => {}
     });
     match read {
-        Ok(()) => Ok((summary, None)),
+        Ok(()) => Ok((summary, Some(files.unfinished()).filter(|open| !open.is_empty()).map(|open| open.join("; ")))),
         Err(e @ JournalError::Damaged { .. }) => Ok((summary, Some(format!("the record is not complete: {e}")))),
         Err(e) => Err(e.into()),
     }

@@ -1,9 +1,13 @@
 //! `apical serve`: the service, until it is told to stop.
 
+use std::path::{Path, PathBuf};
+
 use anyhow::Context;
 use clap::Args;
 
 use super::{ConfigSource, Outcome, print_json, runtime};
+use crate::config::load_text;
+use crate::journal::{ResumePoint, SessionFiles, resume};
 use crate::service::{Rig, RigMode, bind, run as serve};
 
 /// Arguments of `apical serve`.
@@ -11,24 +15,81 @@ use crate::service::{Rig, RigMode, bind, run as serve};
 pub(super) struct ServeArgs {
     #[command(flatten)]
     source: ConfigSource,
+    /// Go on with a session that a service left without ending it: as its next segment, with its own configuration,
+    /// as soon as its stream comes again.
+    #[arg(long = "continue", value_name = "DIR")]
+    continued: Option<PathBuf>,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &ServeArgs, json: bool) -> anyhow::Result<Outcome> {
-    let config = args.source.load(&[])?;
+    let point = match &args.continued {
+        None => None,
+        Some(directory) => Some(find_point(directory)?),
+    };
+    let config = match &point {
+        // The rig's own, where the command line names none.
+        Some(point) if args.source.config.is_none() => load_text(&point.head.config_toml, &args.source.set)?,
+        _ => args.source.load(&[])?,
+    };
+    if let Some(point) = &point {
+        say_point(point);
+    }
     runtime()?.block_on(async {
         let listener = bind(config.service.listen).await.with_context(|| config.service.listen.to_string())?;
         let address = listener.local_addr()?;
         // Before anybody learns the address: whoever knows it may stop the service.
         let stop = told_to_stop()?;
+        let continued = point.as_ref().map(|point| {
+            serde_json::json!({
+                "session_id": point.head.session_id,
+                "segment": point.head.segment,
+                "last_input_seq": point.last_input_seq,
+                "snapshot_input_seq": point.snapshot_seq,
+                "inputs_recomputed": point.recomputed,
+                "triggers_unknown": point.continuation.waiting.len(),
+                "pulses_assumed": point.pulses_assumed,
+                "template_lost": point.continuation.template_lost,
+            })
+        });
+        let rig = match point {
+            Some(point) => Rig::continuing(config, point),
+            None => Rig::new(config, RigMode::Live),
+        };
         if json {
-            print_json(&serde_json::json!({ "listen": address, "version": env!("CARGO_PKG_VERSION") }))?;
+            let version = env!("CARGO_PKG_VERSION");
+            print_json(&serde_json::json!({ "listen": address, "version": version, "continued": continued }))?;
         } else {
             eprintln!("apical {} serves gRPC on {address}; Ctrl-C stops it", env!("CARGO_PKG_VERSION"));
         }
-        serve(listener, Rig::new(config, RigMode::Live), stop).await?;
+        serve(listener, rig, stop).await?;
         Ok(Outcome::Good)
     })
+}
+
+fn find_point(directory: &Path) -> anyhow::Result<ResumePoint> {
+    let files = SessionFiles::open(directory)?;
+    resume(&files).with_context(|| format!("--continue {}", directory.display()))
+}
+
+/// What the operator must know of the session that goes on.
+fn say_point(point: &ResumePoint) {
+    let last = point.last_input_seq.map_or("no input".to_owned(), |seq| format!("input {seq}"));
+    eprintln!(
+        "session {} goes on as segment {}: the last durable input is {last}; {} inputs behind the last snapshot recomputed",
+        point.head.session_id, point.head.segment, point.recomputed
+    );
+    let waiting = point.continuation.waiting.len();
+    if waiting > 0 {
+        eprintln!("{waiting} triggers were on their way: unknown, counted as delivered");
+    }
+    if point.pulses_assumed > 0 {
+        eprintln!("{} pulses count as delivered although nothing says that they were", point.pulses_assumed);
+    }
+    if point.continuation.template_lost {
+        eprintln!("the baseline's template had not reached the disk: take another baseline");
+    }
+    eprintln!("it waits for its stream, with the same header as before");
 }
 
 /// Listens for Ctrl-C, and for SIGTERM where there is one; completes when one comes. They are heard from the moment of

@@ -5,44 +5,71 @@ use std::path::PathBuf;
 use clap::Args;
 
 use super::{Outcome, print_json};
-use crate::journal::{SessionFiles, verify};
+use crate::journal::{SessionFiles, VerifyOptions, VerifyReport, verify};
 
 /// Arguments of `apical verify`.
 #[derive(Debug, Args)]
 pub(super) struct VerifyArgs {
     /// The session's directory.
     directory: PathBuf,
+    /// Begin at the last snapshot at or before this input, instead of at the first input.
+    #[arg(long, value_name = "N")]
+    from_input: Option<u64>,
+    /// Recompute from the recorded F also where the pixels were kept.
+    #[arg(long)]
+    without_pixels: bool,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &VerifyArgs, json: bool) -> anyhow::Result<Outcome> {
-    let report = verify(&SessionFiles::open(&args.directory)?)?;
-    let good = report.differences == 0 && report.damage.is_none();
-    let first = report.first_difference.as_ref();
+    let options = VerifyOptions { from_input: args.from_input, without_pixels: args.without_pixels };
+    let report = verify(&SessionFiles::open(&args.directory)?, &options)?;
+    let good = report.differences == 0 && report.damage.is_empty();
     if json {
-        print_json(&serde_json::json!({
-            "frames_compared": report.frames_compared,
-            "inputs_compared": report.inputs_compared,
-            "differences": report.differences,
-            "segments": report.segments,
-            "first_difference": first.map(|d| serde_json::json!({
-                "input_seq": d.input_seq,
-                "frame": d.frame_index,
-                "recorded": format!("{:?}", d.recorded),
-                "computed": format!("{:?}", d.computed),
-            })),
-            "damage": report.damage,
-        }))?;
+        print_json(&as_json(&report))?;
     } else {
-        println!("{} frames, {} differences", report.frames_compared, report.differences);
-        if let Some(d) = first {
-            println!("first at input {}, frame {}:", d.input_seq, d.frame_index);
-            println!("  recorded {:?}", d.recorded);
-            println!("  computed {:?}", d.computed);
-        }
-        if let Some(damage) = &report.damage {
-            println!("damage: {damage}");
-        }
+        print(&report);
     }
     Ok(if good { Outcome::Good } else { Outcome::Bad })
+}
+
+fn as_json(report: &VerifyReport) -> serde_json::Value {
+    serde_json::json!({
+        "frames_compared": report.frames_compared,
+        "frames_from_pixels": report.frames_from_pixels,
+        "inputs_compared": report.inputs_compared,
+        "snapshots_compared": report.snapshots_compared,
+        "differences": report.differences,
+        "segments": report.segments,
+        "from_snapshot": report.from_snapshot,
+        "first_difference": report.first_difference.as_ref().map(|d| serde_json::json!({
+            "input_seq": d.input_seq,
+            "frame": d.frame_index,
+            "recorded": format!("{:?}", d.recorded),
+            "computed": format!("{:?}", d.computed),
+        })),
+        "damage": report.damage,
+        "unfinished": report.unfinished,
+    })
+}
+
+fn print(report: &VerifyReport) {
+    println!("{} frames, {} differences", report.frames_compared, report.differences);
+    if report.frames_from_pixels > 0 {
+        println!(
+            "{} of them from their pixels, and {} snapshots of the engine's state",
+            report.frames_from_pixels, report.snapshots_compared
+        );
+    }
+    if let Some(d) = &report.first_difference {
+        println!("first at input {}, frame {}:", d.input_seq, d.frame_index);
+        println!("  recorded {:?}", d.recorded);
+        println!("  computed {:?}", d.computed);
+    }
+    for damage in &report.damage {
+        println!("damage: {damage}");
+    }
+    for unfinished in &report.unfinished {
+        println!("unfinished: {unfinished}");
+    }
 }

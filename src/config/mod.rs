@@ -163,21 +163,62 @@ impl Default for EngineConfig {
     }
 }
 
+/// What is kept of the pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FramesKept {
+    /// Nothing: F is in the journal.
+    #[default]
+    None,
+    /// The boxes around the ROIs and their annuli, moved by the frame's shift.
+    Rois,
+    /// Every pixel: the session can be recomputed from its pixels, and played again with other ROIs.
+    All,
+}
+
+/// When what was written counts as durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SyncPolicy {
+    /// When the disk has it (`fdatasync`): it survives a power cut.
+    #[default]
+    Disk,
+    /// When the operating system has it: it survives the end of this process, not a power cut.
+    System,
+}
+
 /// The session's directory and journal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RecordConfig {
     /// Directory in which every session gets one of its own.
     pub directory: PathBuf,
-    /// At most this long after it was made is a record on the disk while the disk answers, 1 to 1,000 ms.
+    /// `none`, `rois` or `all`: what is kept of the pixels, losslessly, in a file of its own.
+    pub frames: FramesKept,
+    /// Frames whose pixels may wait for the disk before they are dropped, counted and announced; 1 to 1,024.
+    pub frames_queue: u32,
+    /// Records are sealed and brought to the disk this often, 1 to 1,000 ms; with the time that the disk takes, it is
+    /// how far `durable_through` stays behind.
     pub sync_interval_ms: u32,
+    /// `disk` or `system`: when what was written counts as durable.
+    pub sync: SyncPolicy,
+    /// `durable_through` this far behind is an event, 10 to 60,000 ms.
+    pub stall_event_ms: u32,
     /// Whether a report is written when the session ends.
     pub report: bool,
 }
 
 impl Default for RecordConfig {
     fn default() -> Self {
-        Self { directory: PathBuf::from("sessions"), sync_interval_ms: 50, report: true }
+        Self {
+            directory: PathBuf::from("sessions"),
+            frames: FramesKept::None,
+            frames_queue: 32,
+            sync_interval_ms: 50,
+            sync: SyncPolicy::Disk,
+            stall_event_ms: 100,
+            report: true,
+        }
     }
 }
 
@@ -253,6 +294,10 @@ impl RigConfig {
         expect("engine.snapshot_interval_s", f64::from(snapshot), range(snapshot, 1, 3_600), "1 to 3600");
         let sync = self.record.sync_interval_ms;
         expect("record.sync_interval_ms", f64::from(sync), range(sync, 1, 1_000), "1 to 1000");
+        let queue = self.record.frames_queue;
+        expect("record.frames_queue", f64::from(queue), range(queue, 1, 1_024), "1 to 1024");
+        let stall = self.record.stall_event_ms;
+        expect("record.stall_event_ms", f64::from(stall), range(stall, 10, 60_000), "10 to 60000");
         if self.task.is_some() && self.calibration.segments > frames {
             let segments = f64::from(self.calibration.segments);
             expect("calibration.segments", segments, false, &format!("at most baseline.frames ({frames})"));

@@ -1,6 +1,6 @@
 //! Commands, silence, and what comes back from the outputs.
 
-use super::{Command, CommandOutcome, DeviceReport, Engine, EventKind, Phase, RoiIds};
+use super::{Command, CommandOutcome, DeviceReport, Engine, EventKind, Phase, RoiIds, WARNING_TEMPLATE_LOST};
 use crate::task::{CalibrationError, CalibrationInput, TaskState, calibrate};
 use crate::trigger::{Cause, LimitVerdict, TriggerId};
 
@@ -203,6 +203,25 @@ impl Engine {
             self.stand_still();
         }
         self.event(EventKind::Gap, 0, silent_ns as f64 / 1e9);
+    }
+
+    /// The service was started again, and the session goes on.
+    pub(super) fn continued(&mut self, segment: u32, template_lost: bool) {
+        self.state.segment = segment;
+        self.state.last_index = None;
+        self.state.silent = true;
+        if template_lost && self.state.phase != Phase::Ended {
+            self.task.stop();
+            self.forget_baseline();
+            self.state.phase = Phase::Idle;
+            self.state.task_state = TaskState::Idle;
+            self.state.screen = crate::task::Screen::Grey;
+            self.state.shown_deg = None;
+            self.event(EventKind::Warning, WARNING_TEMPLATE_LOST, 0.0);
+        } else if self.state.phase == Phase::Task {
+            self.stand_still();
+        }
+        self.event(EventKind::SegmentStarted, u64::from(segment), 0.0);
     }
 
     /// Frames come again.

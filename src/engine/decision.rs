@@ -35,6 +35,8 @@ pub enum InputKind {
     Limit = 7,
     /// A device's report.
     Device = 8,
+    /// The session goes on as a new segment.
+    Continued = 9,
 }
 
 impl InputKind {
@@ -49,6 +51,7 @@ impl InputKind {
             Input::Command(_) => InputKind::Command,
             Input::Limit { .. } => InputKind::Limit,
             Input::Device(_) => InputKind::Device,
+            Input::Continued { .. } => InputKind::Continued,
         }
     }
 }
@@ -107,6 +110,7 @@ pub enum EventKind {
     TemplateFrozen = 28,
     CommandRefused = 29,
     Warning = 30,
+    SegmentStarted = 31,
 }
 
 /// One event.
@@ -364,6 +368,15 @@ impl Decision {
         self.calibration = calibration;
         if from.calibrated {
             self.calibration.copy_from(&from.calibration);
+        }
+    }
+
+    /// How far the masks were moved on the frame, down and right, in pixels.
+    pub fn moved_px(&self) -> (f64, f64) {
+        let Registration { dy_px, dx_px, .. } = self.registration;
+        match self.offset {
+            Some(o) if o.trusted => (o.dy_px + dy_px, o.dx_px + dx_px),
+            _ => (dy_px, dx_px),
         }
     }
 

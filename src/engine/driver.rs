@@ -43,6 +43,13 @@ pub enum InputSummary {
         /// How long, in nanoseconds.
         silent_ns: u64,
     },
+    /// A new segment.
+    Continued {
+        /// Its number.
+        segment: u32,
+        /// Whether there is no baseline any more.
+        template_lost: bool,
+    },
     /// A command.
     Command(super::Command),
     /// A limit's verdict.
@@ -68,6 +75,7 @@ impl InputSummary {
             Input::Refused { meta, code } => InputSummary::Refused { meta, code },
             Input::Skipped { first_index, count, reason } => InputSummary::Skipped { first_index, count, reason },
             Input::Gap { silent_ns } => InputSummary::Gap { silent_ns },
+            Input::Continued { segment, template_lost } => InputSummary::Continued { segment, template_lost },
             Input::Command(command) => InputSummary::Command(*command),
             Input::Limit { id, verdict, sent } => InputSummary::Limit { id, verdict, sent },
             Input::Device(report) => InputSummary::Device(report),
@@ -112,6 +120,7 @@ pub struct Driver<C: Clock> {
     limits: Option<Limits>,
     limit_time: LimitTime,
     recording_ns: u64,
+    moved_px: (f64, f64),
     trigger: Box<dyn Trigger + Send>,
     waiting: AckWatch,
     heartbeat: u32,
@@ -133,6 +142,7 @@ impl<C: Clock> Driver<C> {
             limits,
             limit_time,
             recording_ns: 0,
+            moved_px: (0.0, 0.0),
             trigger,
             waiting: AckWatch::new(ack_timeout_ms),
             heartbeat: 0,
@@ -152,6 +162,11 @@ impl<C: Clock> Driver<C> {
     /// The limits, for a snapshot.
     pub fn limits(&self) -> Option<&Limits> {
         self.limits.as_ref()
+    }
+
+    /// How far the masks were moved on the last frame, down and right, in pixels.
+    pub fn moved_px(&self) -> (f64, f64) {
+        self.moved_px
     }
 
     /// What the output is called.
@@ -233,6 +248,7 @@ impl<C: Clock> Driver<C> {
         timing.stage_ns = stamps.stage_ns;
         timing.decided_host_ns = decided_host_ns;
         if matches!(decision.kind, InputKind::Frame | InputKind::RoiValues) {
+            self.moved_px = decision.moved_px();
             self.recording_ns = self.recording_ns.max(decision.device_ns);
         }
         let intents = decision.intents;

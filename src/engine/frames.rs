@@ -169,7 +169,7 @@ impl Engine {
             self.task.step(TaskInput { valid: !held, rotation_deg: self.state.rotation_deg, step: self.state.step });
         self.take_task(&output);
         if self.sync {
-            let id = TriggerId { segment: self.segment, sequence: self.state.sync_sequence };
+            let id = TriggerId { segment: self.state.segment, sequence: self.state.sync_sequence };
             self.state.sync_sequence = self.state.sync_sequence.wrapping_add(1);
             self.decision.intents.push(Intent { id, output: Output::Sync, width_us: 0, cause: Cause::FrameSync });
         }
@@ -274,8 +274,14 @@ impl Engine {
         }
         self.activity.begin_baseline();
         self.task.begin_baseline();
+        self.forget_baseline();
+        self.state.phase = Phase::Baseline;
+        self.state.task_state = TaskState::Baseline;
+    }
+
+    /// Nothing of a baseline is in force any more.
+    pub(super) fn forget_baseline(&mut self) {
         let s = &mut self.state;
-        s.phase = Phase::Baseline;
         s.baseline_frames = 0;
         s.baseline_complete = false;
         s.template_frozen = false;
@@ -285,7 +291,6 @@ impl Engine {
         s.cursor = f64::NAN;
         s.rotation_deg = f64::NAN;
         s.step = 0;
-        s.task_state = TaskState::Baseline;
         s.phase_frame = 0;
         s.roi_valid.fill(false);
     }

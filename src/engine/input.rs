@@ -46,6 +46,14 @@ pub enum Input<'a> {
         /// How long, in nanoseconds.
         silent_ns: u64,
     },
+    /// The session goes on as a new segment, after the service was started again: frames are numbered anew, triggers
+    /// bear the new segment's number, the trial stands still until frames come.
+    Continued {
+        /// The segment that begins.
+        segment: u32,
+        /// Whether what was learnt from the baseline's pixels is lost: there is no baseline then.
+        template_lost: bool,
+    },
     /// An operator's or the service's command.
     Command(&'a Command),
     /// What the limits said of an intent, on the host's clock, and whether it was written to the device.

@@ -27,8 +27,8 @@ pub use decision::{
 pub use driver::{Driver, InputSummary, LimitTime, RecordSink, report_of};
 pub use input::{Command, DeviceReport, ENSEMBLE_MAX, Input, RoiIds, Sampled, SkipReason};
 pub use realtime::{
-    Flags, FrameItem, PublisherEnds, Realtime, RealtimeSettings, Record, ServiceEnds, Snapshot, ThreadEnds, ValuesSlot,
-    rings,
+    Continuation, Flags, FrameItem, PublisherEnds, Realtime, RealtimeSettings, Record, ServiceEnds, Snapshot,
+    ThreadEnds, UsedFrame, ValuesSlot, rings,
 };
 pub use state::EngineStateError;
 
@@ -53,6 +53,8 @@ pub const WARNING_TEMPLATE: u64 = 1;
 pub const WARNING_OFFSET: u64 = 2;
 /// Warning: there is no reference image.
 pub const WARNING_NO_REFERENCE: u64 = 3;
+/// Warning: the template was lost with the service; another baseline is needed.
+pub const WARNING_TEMPLATE_LOST: u64 = 4;
 
 /// Bins of the histogram from which the detector's offset is estimated, one for each canonical sample value.
 const HISTOGRAM_BINS: usize = 1 << 16;
@@ -125,6 +127,7 @@ enum Phase {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct State {
     next_seq: u64,
+    segment: u32,
     phase: Phase,
     paused_by_operator: bool,
     silent: bool,
@@ -165,7 +168,6 @@ struct PixelPath {
 
 /// The engine. See the module's head.
 pub struct Engine {
-    segment: u32,
     stream: StreamShape,
     plane: u32,
     channel: u32,
@@ -214,7 +216,6 @@ impl Engine {
         let task_config = config.task.clone().unwrap_or_default();
         let segments = config.calibration.segments as usize;
         let engine = Self {
-            segment,
             stream: *stream,
             plane: config.stream.plane,
             channel: config.stream.channel,
@@ -236,7 +237,7 @@ impl Engine {
             workspace: CalibrationWorkspace::new(baseline, window, segments, 2 * ENSEMBLE_MAX),
             calibration_config: config.calibration.clone(),
             trial_frames,
-            state: State::new(roi_count, segments),
+            state: State::new(segment, roi_count, segments),
             decision: Decision::with_capacity(roi_count, segments),
         };
         Ok(engine)
@@ -257,6 +258,7 @@ impl Engine {
             Input::Refused { meta, .. } => self.refused_frame(meta),
             Input::Skipped { first_index, count, .. } => self.skipped_frames(*first_index, *count),
             Input::Gap { silent_ns } => self.gap(*silent_ns),
+            Input::Continued { segment, template_lost } => self.continued(*segment, *template_lost),
             Input::Command(command) => self.command(command),
             Input::Limit { id, verdict, sent } => self.limit(*id, verdict, *sent),
             Input::Device(report) => self.device(report),
@@ -279,6 +281,21 @@ impl Engine {
     /// Baselines that are complete.
     pub fn baselines_done(&self) -> u64 {
         self.state.baselines_done
+    }
+
+    /// Whether a baseline is being taken.
+    pub fn baseline_runs(&self) -> bool {
+        self.state.phase == Phase::Baseline
+    }
+
+    /// Whether the session was stopped or aborted.
+    pub fn has_ended(&self) -> bool {
+        self.state.phase == Phase::Ended
+    }
+
+    /// Threshold and range_low in force, in units of x.
+    pub fn range(&self) -> Option<(f64, f64)> {
+        self.state.range
     }
 
     /// The current frame.
@@ -309,6 +326,11 @@ impl Engine {
     /// P+ and P- in force.
     pub fn ensembles(&self) -> &Ensembles {
         self.decoder.ensembles()
+    }
+
+    /// The box around each ROI's mask and annulus, as they were drawn; none without pixels. Allocates.
+    pub fn roi_boxes(&self) -> Vec<crate::sample::PixelBox> {
+        self.pixels.as_ref().map(|path| path.sampler.boxes()).unwrap_or_default()
     }
 
     /// The template: the mean of the baseline's aligned frames, in counts. Allocates.
@@ -362,7 +384,7 @@ impl Engine {
         let width_us = self.reward_width_us?;
         let sequence = self.state.next_trigger;
         self.state.next_trigger += 1;
-        let id = TriggerId { segment: self.segment, sequence };
+        let id = TriggerId { segment: self.state.segment, sequence };
         self.decision.intents.push(Intent { id, output: Output::Reward, width_us, cause });
         self.event(EventKind::RewardIntended, u64::from(sequence), f64::from(width_us) / 1e3);
         Some(sequence)

@@ -17,6 +17,7 @@ use super::driver::{Driver, InputSummary, RecordSink};
 use super::input::{Command, DeviceReport, Input, SkipReason};
 use super::{Clock, Overload};
 use crate::frame::{FrameMeta, FrameSlot};
+use crate::trigger::TriggerId;
 
 /// Records that one input may need: itself and what follows from it.
 const RECORDS_PER_INPUT: usize = 24;
@@ -62,6 +63,28 @@ pub struct Record {
     pub ticket: u64,
 }
 
+/// A slot that the engine is done with, and what it was.
+#[derive(Debug)]
+pub struct UsedFrame {
+    /// The slot.
+    pub item: FrameItem,
+    /// The number of the input.
+    pub input_seq: u64,
+    /// How far the masks were moved on it, in pixels.
+    pub moved_px: (f64, f64),
+}
+
+/// How a continued session begins.
+#[derive(Debug, Clone)]
+pub struct Continuation {
+    /// The segment.
+    pub segment: u32,
+    /// See [`Input::Continued`].
+    pub template_lost: bool,
+    /// Triggers that were on their way.
+    pub waiting: Vec<TriggerId>,
+}
+
 /// The engine's whole state, for the journal.
 #[derive(Debug, Default)]
 pub struct Snapshot {
@@ -93,6 +116,8 @@ pub struct Flags {
     pub abort: AtomicU64,
     /// The thread is to end when its frames are done.
     pub shutdown: AtomicBool,
+    /// A snapshot is wanted as soon as no frame waits: records were lost, and the next ones build on it.
+    pub snapshot: AtomicBool,
 }
 
 /// The thread's ends of the rings.
@@ -102,7 +127,7 @@ pub struct ThreadEnds {
     replies: Consumer<DeviceReport>,
     free_records: Consumer<Box<Record>>,
     records: Producer<Box<Record>>,
-    used_frames: Producer<FrameItem>,
+    used_frames: Producer<UsedFrame>,
     snapshots: Producer<Box<Snapshot>>,
     free_snapshots: Consumer<Box<Snapshot>>,
     flags: Arc<Flags>,
@@ -129,7 +154,7 @@ pub struct PublisherEnds {
     /// Records that were read.
     pub free_records: Producer<Box<Record>>,
     /// Slots that the engine is done with.
-    pub used_frames: Consumer<FrameItem>,
+    pub used_frames: Consumer<UsedFrame>,
     /// Snapshots.
     pub snapshots: Consumer<Box<Snapshot>>,
     /// Snapshots that were written.
@@ -199,7 +224,8 @@ pub struct Realtime<C: Clock> {
     silent: bool,
     last_heartbeat_ns: u64,
     frames_since_snapshot: u64,
-    baselines_seen: u64,
+    /// Baselines that were complete at the last snapshot; none before the first one.
+    baselines_seen: Option<u64>,
 }
 
 /// Puts records into the ring.
@@ -236,8 +262,20 @@ impl<C: Clock> Realtime<C> {
             silent: true,
             last_heartbeat_ns: 0,
             frames_since_snapshot: 0,
-            baselines_seen: 0,
+            baselines_seen: None,
         }
+    }
+
+    /// Begins a continued session: its first input, and the end of every trigger that was on its way.
+    pub fn continue_with(&mut self, continuation: &Continuation) {
+        let Continuation { segment, template_lost, waiting } = continuation;
+        self.with_sink(0, |driver, sink| {
+            driver.take(Input::Continued { segment: *segment, template_lost: *template_lost }, sink);
+            for &id in waiting {
+                driver.take(Input::Device(DeviceReport::NoAnswer { id }), sink);
+            }
+        });
+        self.snapshot_if_due();
     }
 
     /// Runs until the shutdown flag is up and every frame is taken. Gives the driver back.
@@ -298,6 +336,7 @@ impl<C: Clock> Realtime<C> {
         let skip = self.settings.overload == Overload::Latest
             && matches!(item, FrameItem::Pixels(_) | FrameItem::Values(_))
             && matches!(self.ends.frames.peek(), Ok(FrameItem::Pixels(_) | FrameItem::Values(_)));
+        let input_seq = self.driver.engine().next_seq();
         self.with_sink(0, |driver, sink| match &item {
             FrameItem::Pixels(slot) if skip => driver.take(skipped(&slot.meta), sink),
             FrameItem::Values(slot) if skip => driver.take(skipped(&slot.meta), sink),
@@ -305,8 +344,9 @@ impl<C: Clock> Realtime<C> {
             FrameItem::Values(slot) => driver.take(Input::RoiValues { meta: slot.meta, f: &slot.f }, sink),
             FrameItem::Refused(meta, code) => driver.take(Input::Refused { meta: *meta, code: *code }, sink),
         });
+        let moved_px = self.driver.moved_px();
         // The ring has room for every slot that exists and as many refusals as can wait.
-        let _ = self.ends.used_frames.push(item);
+        let _ = self.ends.used_frames.push(UsedFrame { item, input_seq, moved_px });
         self.last_frame_ns = self.driver.clock().now_ns();
         self.silent = false;
         self.frames_since_snapshot += 1;
@@ -342,13 +382,20 @@ impl<C: Clock> Realtime<C> {
     fn snapshot_if_due(&mut self) -> bool {
         let baselines = self.driver.engine().baselines_done();
         let every = self.settings.snapshot_frames;
-        let due = baselines != self.baselines_seen || (every > 0 && self.frames_since_snapshot >= every);
+        let engine = self.driver.engine();
+        if engine.next_seq() == 0 {
+            return false;
+        }
+        let wanted = self.ends.flags.snapshot.load(Ordering::Acquire);
+        let due =
+            wanted || self.baselines_seen != Some(baselines) || (every > 0 && self.frames_since_snapshot >= every);
         if !due {
             return false;
         }
         let Ok(mut snapshot) = self.ends.free_snapshots.pop() else { return false };
-        self.baselines_seen = baselines;
+        self.baselines_seen = Some(baselines);
         self.frames_since_snapshot = 0;
+        self.ends.flags.snapshot.store(false, Ordering::Release);
         snapshot.state.clear();
         snapshot.limits.clear();
         snapshot.input_seq = self.driver.engine().decision().input_seq;

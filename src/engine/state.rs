@@ -36,9 +36,10 @@ pub enum EngineStateError {
 }
 
 impl State {
-    pub(super) fn new(roi_count: usize, segments: usize) -> Self {
+    pub(super) fn new(segment: u32, roi_count: usize, segments: usize) -> Self {
         Self {
             next_seq: 0,
+            segment,
             phase: Phase::Idle,
             paused_by_operator: false,
             silent: false,

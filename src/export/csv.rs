@@ -38,6 +38,8 @@ pub struct Written {
     pub events: u64,
     /// The directory with the tables.
     pub out: PathBuf,
+    /// Segments that their service left without closing them, one sentence each.
+    pub unfinished: Vec<String>,
 }
 
 /// Writes `frames.csv`, `activity.csv` and `events.csv` of the session in `directory` into `out`, which is created.
@@ -63,7 +65,7 @@ pub fn write_tables(directory: &Path, out: &Path) -> Result<Written, ExportError
     }
     let (frames, events, out) = (tables.frames.rows, tables.events.rows, out.to_owned());
     match read {
-        Ok(()) => Ok(Written { frames, events, out }),
+        Ok(()) => Ok(Written { frames, events, out, unfinished: files.unfinished() }),
         Err(source) => Err(ExportError::BrokenOff { frames, events, out, source }),
     }
 }
@@ -166,6 +168,8 @@ impl Tables {
             JournalRecord::Head(_)
             | JournalRecord::Command(_)
             | JournalRecord::Snapshot(_)
+            | JournalRecord::Health(_)
+            | JournalRecord::Loss(_)
             | JournalRecord::Latency(_) => Ok(()),
         }
     }

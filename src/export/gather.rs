@@ -51,6 +51,7 @@ pub(super) fn gather(
 ) -> Gathered {
     let mut pass = Pass::new(head, ensembles, rois);
     let read = files.read(|record| pass.take(record));
+    pass.found.notes.unfinished(&files.unfinished());
     pass.finish(read)
 }
 
@@ -116,7 +117,8 @@ impl Pass {
             JournalRecord::Timing(timing) => self.timing(&timing),
             JournalRecord::Event(event) => self.event(&event),
             JournalRecord::Snapshot(snapshot) => self.found.snapshot = Some((self.head.clone(), snapshot.state)),
-            JournalRecord::Command(_) | JournalRecord::Latency(_) => {}
+            JournalRecord::Loss(loss) => self.found.notes.loss(&loss),
+            JournalRecord::Command(_) | JournalRecord::Latency(_) | JournalRecord::Health(_) => {}
         }
     }
 

@@ -43,6 +43,8 @@ pub(super) struct Notes {
     gap_s: f64,
     gap_since: Option<(u64, f64)>,
     refused_commands: Tally,
+    unfinished: u64,
+    lost: Tally,
     /// For each ROI of the ensembles: frames outside the baseline in which it was invalid, and the first of them.
     invalid: BTreeMap<u32, Tally>,
     /// For each ROI of the ensembles whose F0 came near zero: frames in which it was, the first, and the lowest F0.
@@ -55,6 +57,16 @@ impl Notes {
     /// The journal ends here, and not where it should.
     pub fn broken_off(&mut self, error: &JournalError) {
         self.broken_off = Some(format!("The journal breaks off, and this report with it: {error}."));
+    }
+
+    /// Segments that their service left without closing them.
+    pub fn unfinished(&mut self, segments: &[String]) {
+        self.unfinished = segments.len() as u64;
+    }
+
+    /// Records that are not in the journal.
+    pub fn loss(&mut self, loss: &v1::LossRecord) {
+        self.lost.add(loss.records, || format!("of inputs {} to {}", loss.first_input_seq, loss.last_input_seq));
     }
 
     /// A decided frame outside the baseline, and the ROIs of the ensembles that were invalid in it.
@@ -120,6 +132,11 @@ impl Notes {
     /// The sentences. `offset` is where the template lay at the end; `name` is what the report calls a ROI.
     pub fn sentences(&self, offset: Option<Offset>, name: impl Fn(u32) -> String) -> Vec<String> {
         let mut said = Vec::from_iter(self.broken_off.clone());
+        match self.unfinished {
+            0 => {}
+            1 => said.push("The service ended in 1 segment without closing its journal.".to_owned()),
+            n => said.push(format!("The service ended in {n} segments without closing their journals.")),
+        }
         let untrusted = offset.filter(|o| !o.trusted);
         for (id, text) in &self.warnings {
             // The sentence with the numbers says the same.
@@ -164,6 +181,11 @@ impl Notes {
                 n => said.push(format!("{n} {many}; the first: {}.", tally.first)),
             };
         };
+        tell(
+            &self.lost,
+            "record is lost: the disk was too slow or full",
+            "records are lost: the disk was too slow or full",
+        );
         tell(&self.faults, "fault of an output device", "faults of output devices");
         tell(&self.refused_frames, "frame was refused", "frames were refused");
         let stretches = match self.skips {

@@ -237,7 +237,7 @@ fn provenance(
     if let Some(offset) = found.detector_offset_counts {
         add("detector offset", format!("{} counts", (1e3 * offset).round() / 1e3));
     }
-    let segments = files.journals.len();
+    let segments = files.segments.len();
     add("journal", if segments == 1 { "1 segment".to_owned() } else { format!("{segments} segments") });
     Provenance {
         version: head.version.clone(),

@@ -96,6 +96,9 @@ fn warning_text(id: u64) -> &'static str {
         crate::engine::WARNING_OFFSET => {
             "today's template fits the ROIs' reference image badly; the task starts only on the operator's word"
         }
+        crate::engine::WARNING_TEMPLATE_LOST => {
+            "the template was not yet on the disk when the service ended: take another baseline"
+        }
         crate::engine::WARNING_NO_REFERENCE => {
             "the ROIs have no reference image: their place on today's image is unchecked"
         }
@@ -175,6 +178,10 @@ fn input_record(input_seq: u64, input: &InputSummary, decision: &Decision) -> v1
             r.code = reason.code();
         }
         InputSummary::Gap { silent_ns } => r.amount = *silent_ns,
+        InputSummary::Continued { segment, template_lost } => {
+            r.trigger_segment = *segment;
+            r.code = u32::from(*template_lost);
+        }
         InputSummary::Command(command) => r.payload = postcard::to_stdvec(command).unwrap_or_default(),
         InputSummary::Limit { id, verdict, sent } => {
             trigger(&mut r, id);
@@ -247,6 +254,7 @@ pub fn input_of<'a>(
             Input::Skipped { first_index: r.frame_index, count: r.amount, reason: SkipReason::from_code(r.code) }
         }
         v1::InputKind::Gap => Input::Gap { silent_ns: r.amount },
+        v1::InputKind::Continued => Input::Continued { segment: r.trigger_segment, template_lost: r.code != 0 },
         v1::InputKind::Command => Input::Command(command.insert(postcard::from_bytes(&r.payload).ok()?)),
         v1::InputKind::Limit => Input::Limit { id, verdict: postcard::from_bytes(&r.payload).ok()?, sent: r.code == 1 },
         v1::InputKind::Device => Input::Device(match r.code {
@@ -370,7 +378,8 @@ pub const fn state_name(state: v1::TrialState) -> &'static str {
 }
 
 const _: () = assert!(FrameVerdict::NotUsed as i32 == v1::FrameVerdict::NotUsed as i32);
-const _: () = assert!(EventKind::Warning as i32 == v1::EventKind::Warning as i32);
+const _: () = assert!(EventKind::SegmentStarted as i32 == v1::EventKind::SegmentStarted as i32);
+const _: () = assert!(crate::engine::InputKind::Continued as i32 == v1::InputKind::Continued as i32);
 
 /// What the stream in the head of a journal is like; no values of no ROIs where the head has no stream.
 pub fn shape_of_head(head: &v1::SessionHead) -> StreamShape {

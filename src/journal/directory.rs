@@ -1,12 +1,13 @@
-//! Makes a session's directory: the configuration as it ran, and the journal of its first segment.
+//! Makes a session's directory: the configuration as it ran, and the files of its segments.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::{CONFIG_FILE, FORMAT, JournalWriter, roi_set_record};
-use crate::config::{RigConfig, hash, to_toml};
+use super::{CONFIG_FILE, FORMAT, JournalWriter, Kept, PixelsSettings, PixelsWriter, ResumePoint, roi_set_record};
+use crate::config::{FramesKept, RigConfig, hash, to_toml};
+use crate::engine::FrameItem;
 use crate::proto::v1;
-use crate::sample::RoiSet;
+use crate::sample::{PixelBox, RoiSet};
 
 /// Why a session's directory cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -33,7 +34,7 @@ pub enum DirectoryError {
     },
 }
 
-/// A session's directory with its journal open.
+/// A session's directory with the journal of a segment open.
 pub struct SessionDirectory {
     /// The session's name: the directory's own.
     pub session_id: String,
@@ -58,10 +59,6 @@ impl SessionDirectory {
     ) -> Result<Self, DirectoryError> {
         check_name(name)?;
         let path = config.record.directory.join(name);
-        let at = |path: &Path| {
-            let path = path.to_owned();
-            move |source| DirectoryError::Io { path, source }
-        };
         std::fs::create_dir_all(&path).map_err(at(&path))?;
         if std::fs::read_dir(&path).map_err(at(&path))?.next().is_some() {
             return Err(DirectoryError::Occupied { path });
@@ -71,19 +68,73 @@ impl SessionDirectory {
         let head = v1::SessionHead {
             format: FORMAT,
             session_id: name.to_owned(),
-            segment: 0,
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            commit: env!("APICAL_COMMIT").to_owned(),
             config_toml: to_toml(config),
             config_sha256: hash(config),
-            started_unix_ns: wall_ns(),
             rois: Some(roi_set_record(rois)),
             stream: Some(stream),
+            ..v1::SessionHead::default()
         };
-        let interval = Duration::from_millis(u64::from(config.record.sync_interval_ms));
-        let writer = JournalWriter::create(&path, &head, interval).map_err(at(&path))?;
-        Ok(Self { session_id: name.to_owned(), path, head, writer })
+        Self::open_segment(config, path, head)
     }
+
+    /// Opens the journal of the next segment of a session that goes on.
+    ///
+    /// # Errors
+    /// See [`DirectoryError`].
+    pub fn go_on(config: &RigConfig, point: &ResumePoint) -> Result<Self, DirectoryError> {
+        Self::open_segment(config, point.directory.clone(), point.head.clone())
+    }
+
+    /// The segment's number is on the disk before anything happens in it.
+    fn open_segment(config: &RigConfig, path: PathBuf, head: v1::SessionHead) -> Result<Self, DirectoryError> {
+        let head = v1::SessionHead {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            commit: env!("APICAL_COMMIT").to_owned(),
+            started_unix_ns: wall_ns(),
+            ..head
+        };
+        let record = &config.record;
+        let interval = Duration::from_millis(u64::from(record.sync_interval_ms));
+        let writer = JournalWriter::create(&path, &head, interval, record.sync).map_err(at(&path))?;
+        Ok(Self { session_id: head.session_id.clone(), path, head, writer })
+    }
+
+    /// Opens the file of the segment's pixels, where the configuration keeps any and the stream has them; the boxes
+    /// are those of the engine's ROIs. Slots go to `give_back`. A `patient` file waits for the disk rather than drop a
+    /// frame.
+    ///
+    /// # Errors
+    /// The file cannot be made.
+    pub fn open_pixels(
+        &self,
+        config: &RigConfig,
+        boxes: Vec<PixelBox>,
+        patient: bool,
+        give_back: impl Fn(FrameItem) + Send + 'static,
+    ) -> Result<Option<PixelsWriter>, DirectoryError> {
+        let kept = match config.record.frames {
+            FramesKept::None => return Ok(None),
+            FramesKept::Rois => Kept::Boxes(boxes),
+            FramesKept::All => Kept::All,
+        };
+        if !matches!(self.head.stream, Some(v1::session_head::Stream::Pixels(_))) {
+            return Ok(None);
+        }
+        let settings = PixelsSettings {
+            kept,
+            queue_frames: config.record.frames_queue,
+            sync_interval: Duration::from_millis(u64::from(config.record.sync_interval_ms)),
+            policy: config.record.sync,
+        };
+        let status = self.writer.status();
+        let writer = PixelsWriter::create(&self.path, &self.head, settings, status, patient, give_back);
+        writer.map(Some).map_err(at(&self.path))
+    }
+}
+
+fn at(path: &Path) -> impl FnOnce(std::io::Error) -> DirectoryError {
+    let path = path.to_owned();
+    move |source| DirectoryError::Io { path, source }
 }
 
 /// Whether a session may bear this name.

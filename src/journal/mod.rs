@@ -1,19 +1,34 @@
-//! The record of a session: one directory, holding the journal (MCAP with protobuf schemas), the configuration as it
-//! ran, and a report.
+//! The record of a session: one directory, holding a journal for each segment (MCAP with protobuf schemas), the pixels
+//! of its frames where they are kept, the configuration as it ran, and a report.
 //!
 //! In: records from the publishing thread. Out: `journal-000.mcap`, whose `/inputs` recompute its `/decisions` bit for
-//! bit ([`verify`]). A thread of its own writes, ends the chunk and syncs at least every `record.sync_interval_ms`, and
-//! then moves `durable_through`; a decision never waits for it.
+//! bit ([`verify`]). A thread of its own writes, seals and syncs at least every `record.sync_interval_ms`, and then
+//! moves `durable_through`; a decision never waits for it. After a crash the session is whole up to the last seal, and
+//! goes on from there as the next segment ([`resume`]).
 //!
-//! MCAP is written without seeking, so that a file that ends anywhere is readable up to its last whole chunk; it is
-//! read with limits and checksums on, so that damage gives an error and not a wrong number (<https://mcap.dev/spec>).
+//! ```text
+//! writer, pixels_writer ──► file (MCAP in blocks) ──► seal      what a session writes
+//! scan (every byte) ──► reader ──► verify, resume, export       what reads it
+//! ```
+//!
+//! MCAP is written without seeking, so that a file that ends anywhere is readable up to its last whole block
+//! (<https://mcap.dev/spec>).
 
 mod convert;
 mod directory;
+#[allow(clippy::disallowed_types, reason = "the buffer between the MCAP writer and its file; one thread has both ends")]
+mod file;
+mod kept_pixels;
+mod pixels;
+mod pixels_writer;
 mod reader;
+mod resume;
+mod scan;
+mod seal;
+#[allow(clippy::disallowed_types, reason = "the last error is text; the real-time thread never sees it")]
+mod status;
 mod summary;
 mod verify;
-#[allow(clippy::disallowed_types, reason = "the writer's failure is text; the real-time thread never sees it")]
 mod writer;
 
 pub use convert::{
@@ -21,10 +36,16 @@ pub use convert::{
     shape_of_header, state_name,
 };
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
-pub use reader::{JournalError, JournalRecord, SessionFiles, read_journal};
+pub use kept_pixels::{Found, KeptPixels};
+pub use pixels::{Kept, PixelsError, pack, unpack};
+pub use pixels_writer::{PixelsSettings, PixelsWriter};
+pub use reader::{JournalError, JournalRecord, SegmentFiles, SessionFiles};
+pub use resume::{ResumeError, ResumePoint, resume};
+pub use scan::{Scan, scan};
+pub use status::RecordStatus;
 pub use summary::{Percentiles, Summary};
-pub use verify::{Difference, VerifyError, VerifyReport, engine_of, verify};
-pub use writer::{JournalItem, JournalWriter, WriterStatus};
+pub use verify::{Difference, VerifyError, VerifyOptions, VerifyReport, engine_of, verify};
+pub use writer::{JournalItem, JournalWriter};
 
 /// Version of the journal's layout that this software writes.
 pub const FORMAT: u32 = 1;
@@ -42,4 +63,9 @@ pub const REPORT_FILE: &str = "report.html";
 /// The journal file of a segment.
 pub fn journal_file(segment: u32) -> String {
     format!("journal-{segment:03}.mcap")
+}
+
+/// The file of a segment's pixels.
+pub fn pixels_file(segment: u32) -> String {
+    format!("pixels-{segment:03}.mcap")
 }

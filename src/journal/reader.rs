@@ -1,19 +1,26 @@
 //! Reads a session's directory: strictly, with checksums and limits, and as far as it is whole.
+//!
+//! Only what is sealed is read ([`super::scan`]). A file that ends early is a file that a crash left; everything else
+//! that is wrong is damage, is named, and nothing behind it is believed.
 
 use std::fs::File;
-use std::io::BufReader;
+use std::io::{BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
 
 use mcap::io::MessageReader;
 use mcap::sans_io::LinearReaderOptions;
 use prost::Message;
 
+use super::pixels_writer::PixelsTopic;
+use super::scan::{Scan, scan};
 use super::writer::Topic;
-use super::{CONFIG_FILE, FORMAT, journal_file};
+use super::{CONFIG_FILE, FORMAT, journal_file, pixels_file};
 use crate::proto::v1;
 
 /// The largest record that is believed, in bytes: a snapshot of a large session, with room.
 const RECORD_LIMIT: usize = 1 << 30;
+/// What ends the data of an MCAP file: opcode, length, and no checksum. It stands in for what a crash left out.
+const DATA_END: [u8; 13] = [0x0f, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
 
 /// Why a journal cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -32,13 +39,17 @@ pub enum JournalError {
         /// The directory.
         path: PathBuf,
     },
-    /// The file is damaged, or ends inside a record; everything before was read.
-    #[error("{}: damaged after {messages} whole messages: {reason}", path.display())]
+    /// The file ends before its first record was whole.
+    #[error("{}: it ends before its head was whole; nothing is recorded in it", path.display())]
+    NoHead {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The file is damaged; everything before was read.
+    #[error("{}: damaged: {reason}", path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
-        /// Messages before the damage.
-        messages: u64,
         /// What was wrong.
         reason: String,
     },
@@ -71,6 +82,23 @@ pub enum JournalRecord {
     Snapshot(v1::SnapshotRecord),
     /// A latency distribution.
     Latency(v1::LatencyRecord),
+    /// How the session fared.
+    Health(v1::HealthRecord),
+    /// What is missing here.
+    Loss(v1::LossRecord),
+}
+
+/// One segment of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentFiles {
+    /// Its number.
+    pub segment: u32,
+    /// Its journal.
+    pub journal: PathBuf,
+    /// How far that is whole.
+    pub scan: Scan,
+    /// The pixels of its frames, where they were kept.
+    pub pixels: Option<PathBuf>,
 }
 
 /// The files of a session.
@@ -78,89 +106,223 @@ pub enum JournalRecord {
 pub struct SessionFiles {
     /// The directory.
     pub directory: PathBuf,
-    /// The journals, a segment each, in order.
-    pub journals: Vec<PathBuf>,
+    /// The segments, in order.
+    pub segments: Vec<SegmentFiles>,
     /// The configuration as it ran.
     pub config: PathBuf,
 }
 
 impl SessionFiles {
-    /// The files in `directory`.
+    /// The files in `directory`; every byte of the journals is checked.
     ///
     /// # Errors
-    /// There is no journal.
+    /// There is no journal, or it cannot be read. Damage is no error here.
     pub fn open(directory: &Path) -> Result<Self, JournalError> {
-        let journals: Vec<PathBuf> =
-            (0..).map(|segment| directory.join(journal_file(segment))).take_while(|path| path.is_file()).collect();
-        if journals.is_empty() {
-            return Err(JournalError::NoSession { path: directory.to_owned() });
+        let at = |path: &Path| {
+            let path = path.to_owned();
+            move |source| JournalError::Io { path, source }
+        };
+        let no_session = || JournalError::NoSession { path: directory.to_owned() };
+        if !directory.is_dir() {
+            return Err(no_session());
         }
-        Ok(Self { directory: directory.to_owned(), journals, config: directory.join(CONFIG_FILE) })
+        let mut numbers = Vec::new();
+        for entry in std::fs::read_dir(directory).map_err(at(directory))? {
+            let name = entry.map_err(at(directory))?.file_name();
+            let number = name.to_str().and_then(|n| n.strip_prefix("journal-")?.strip_suffix(".mcap")?.parse().ok());
+            numbers.extend(number.filter(|&n| name.to_str() == Some(&journal_file(n))));
+        }
+        numbers.sort_unstable();
+        if numbers.is_empty() {
+            return Err(no_session());
+        }
+        let segment = |segment| {
+            let journal = directory.join(journal_file(segment));
+            let pixels = Some(directory.join(pixels_file(segment))).filter(|path| path.is_file());
+            let scan = scan(&journal).map_err(at(&journal))?;
+            Ok(SegmentFiles { segment, journal, scan, pixels })
+        };
+        let segments = numbers.into_iter().map(segment).collect::<Result<_, _>>()?;
+        Ok(Self { directory: directory.to_owned(), segments, config: directory.join(CONFIG_FILE) })
     }
 
-    /// Every record of every segment, in order, to `take`.
+    /// Every record of every segment, in order, to `take`, as far as the session is whole.
     ///
     /// # Errors
-    /// As [`read_journal`]; everything before the damage has been given.
+    /// The session is damaged; everything before the damage has been given. That it ends early, as after a crash, is
+    /// no error.
     pub fn read(&self, mut take: impl FnMut(JournalRecord)) -> Result<(), JournalError> {
-        self.journals.iter().try_for_each(|path| read_journal(path, &mut take))
+        let mut next_seq = 0;
+        self.each(|segment, topic, bytes| {
+            let record = decode(&segment.journal, topic, bytes)?;
+            match &record {
+                JournalRecord::Input(input) => next_seq = input.input_seq + 1,
+                JournalRecord::Head(head) if head.first_input_seq != next_seq => {
+                    let reason = format!(
+                        "it begins with input {}, and the segment before it ends before input {next_seq}",
+                        head.first_input_seq
+                    );
+                    return Err(JournalError::Damaged { path: segment.journal.clone(), reason });
+                }
+                _ => {}
+            }
+            take(record);
+            Ok(())
+        })
+    }
+
+    /// Every message of every segment, undecoded.
+    pub(super) fn each(
+        &self,
+        mut take: impl FnMut(&SegmentFiles, Topic, &[u8]) -> Result<(), JournalError>,
+    ) -> Result<(), JournalError> {
+        for (segment, expected) in self.segments.iter().zip(0..) {
+            let path = &segment.journal;
+            if segment.segment != expected {
+                let reason = format!("{} is missing before it", journal_file(expected));
+                return Err(JournalError::Damaged { path: path.clone(), reason });
+            }
+            if segment.scan.whole_bytes == 0 && segment.scan.damage.is_empty() {
+                if expected == 0 {
+                    return Err(JournalError::NoHead { path: path.clone() });
+                }
+                // A crash while the session was being continued: nothing was recorded here.
+                continue;
+            }
+            for message in messages(path, segment.scan.whole_bytes)? {
+                let message = message.map_err(|e| damaged(path, &e))?;
+                // Topics of later versions are passed over.
+                let topic = Topic::ALL.iter().find(|(_, name, _)| *name == message.channel.topic);
+                if let Some((topic, ..)) = topic {
+                    take(segment, *topic, &message.data)?;
+                }
+            }
+            if let Some(reason) = segment.scan.damage.first() {
+                return Err(JournalError::Damaged { path: path.clone(), reason: reason.clone() });
+            }
+        }
+        Ok(())
     }
 
     /// The head of the first segment.
     ///
     /// # Errors
-    /// As [`read_journal`].
+    /// The journal is damaged or ends before it.
     pub fn head(&self) -> Result<v1::SessionHead, JournalError> {
-        let path = &self.journals[0];
-        let mut head = None;
-        let mut reader = open(path)?;
-        if let Some(message) = reader.next() {
-            let message = message.map_err(|e| damaged(path, 0, &e))?;
-            if let JournalRecord::Head(found) = decode(path, 0, &message.channel.topic, &message.data)? {
-                head = Some(*found);
+        let Some(first) = self.segments.first() else {
+            return Err(JournalError::NoSession { path: self.directory.clone() });
+        };
+        let path = &first.journal;
+        if first.scan.whole_bytes == 0 {
+            let damage = first.scan.damage.first();
+            return Err(match damage {
+                Some(reason) => JournalError::Damaged { path: path.clone(), reason: reason.clone() },
+                None => JournalError::NoHead { path: path.clone() },
+            });
+        }
+        let message = messages(path, first.scan.whole_bytes)?.next();
+        let message = message.ok_or_else(|| JournalError::NoHead { path: path.clone() })?;
+        let message = message.map_err(|e| damaged(path, &e))?;
+        match decode(path, Topic::Head, &message.data)? {
+            JournalRecord::Head(head) if message.channel.topic == "/head" => Ok(*head),
+            _ => Err(JournalError::Format { path: path.clone(), got: 0 }),
+        }
+    }
+
+    /// The last input of which the journal holds everything; none before the first.
+    pub fn last_input_seq(&self) -> Option<u64> {
+        self.segments.iter().rev().find_map(|segment| segment.scan.last_input_seq)
+    }
+
+    /// Everything that is damaged: in the journals, in the files of pixels, and in the configuration beside them. That
+    /// a file ends early, as after a crash, is not damage.
+    pub fn damage(&self) -> Vec<String> {
+        let mut found = Vec::new();
+        for (segment, expected) in self.segments.iter().zip(0..) {
+            if segment.segment != expected {
+                found.push(format!("{} is missing", self.directory.join(journal_file(expected)).display()));
+                break;
+            }
+            found.extend(segment.scan.damage.iter().map(|what| format!("{}: {what}", segment.journal.display())));
+            if let Some(path) = &segment.pixels {
+                match scan(path) {
+                    Ok(scan) => found.extend(scan.damage.iter().map(|what| format!("{}: {what}", path.display()))),
+                    Err(e) => found.push(format!("{}: {e}", path.display())),
+                }
             }
         }
-        match head {
-            Some(head) if head.format == FORMAT => Ok(head),
-            other => Err(JournalError::Format { path: path.clone(), got: other.map_or(0, |h| h.format) }),
+        if let Ok(head) = self.head() {
+            match std::fs::read_to_string(&self.config) {
+                Ok(text) if text == head.config_toml => {}
+                Ok(_) => found.push(format!("{}: not the configuration that the journal holds", self.config.display())),
+                Err(e) => found.push(format!("{}: {e}", self.config.display())),
+            }
         }
+        found
+    }
+
+    /// What a crash left behind the last whole records, one sentence for each segment that was not closed.
+    pub fn unfinished(&self) -> Vec<String> {
+        let open = self.segments.iter().filter(|segment| !segment.scan.is_finished && segment.scan.damage.is_empty());
+        let said = open.map(|segment| {
+            let Scan { last_input_seq, tail_bytes, .. } = segment.scan;
+            let last = match last_input_seq {
+                Some(seq) => format!("the last whole input is {seq}"),
+                None => "no input is whole".to_owned(),
+            };
+            format!("{}: it was not closed; {last}, {tail_bytes} bytes behind it are not", segment.journal.display())
+        });
+        said.collect()
     }
 }
 
-/// Every record of one journal file, in order, to `take`.
-///
-/// # Errors
-/// The file is missing, damaged, or of an unknown layout. Everything before the damage has been given.
-pub fn read_journal(path: &Path, mut take: impl FnMut(JournalRecord)) -> Result<(), JournalError> {
-    for (count, message) in open(path)?.enumerate() {
-        let message = message.map_err(|e| damaged(path, count as u64, &e))?;
-        let record = decode(path, count as u64, &message.channel.topic, &message.data)?;
-        if let JournalRecord::Head(head) = &record
-            && head.format != FORMAT
-        {
-            return Err(JournalError::Format { path: path.to_owned(), got: head.format });
-        }
-        take(record);
-    }
-    Ok(())
+/// A message of a file of pixels.
+#[derive(Debug)]
+pub(super) enum PixelsRecord {
+    Frame(v1::FrameRecord),
+    Loss(v1::LossRecord),
 }
 
-fn open(path: &Path) -> Result<MessageReader<BufReader<File>>, JournalError> {
+/// The records of a file of pixels, in order, as far as it is whole.
+pub(super) fn read_pixels(
+    path: &Path,
+) -> Result<(Scan, impl Iterator<Item = Result<PixelsRecord, JournalError>> + use<>), JournalError> {
+    let scan = scan(path).map_err(|source| JournalError::Io { path: path.to_owned(), source })?;
+    let at = path.to_owned();
+    let records = messages(path, scan.whole_bytes)?.filter_map(move |message| {
+        let message = match message {
+            Ok(message) => message,
+            Err(e) => return Some(Err(damaged(&at, &e))),
+        };
+        let topic = PixelsTopic::ALL.iter().position(|(name, _)| *name == message.channel.topic)?;
+        let record = if topic == PixelsTopic::Frames as usize {
+            v1::FrameRecord::decode(&message.data[..]).map(PixelsRecord::Frame)
+        } else if topic == PixelsTopic::Losses as usize {
+            v1::LossRecord::decode(&message.data[..]).map(PixelsRecord::Loss)
+        } else {
+            return None;
+        };
+        Some(record.map_err(|e| damaged(&at, &e)))
+    });
+    Ok((scan, records))
+}
+
+/// The messages in the first `whole_bytes` of a file, which end at a record.
+fn messages(path: &Path, whole_bytes: u64) -> Result<MessageReader<impl Read + use<>>, JournalError> {
     let file = File::open(path).map_err(|source| JournalError::Io { path: path.to_owned(), source })?;
     let options = LinearReaderOptions::default()
         .with_prevalidate_chunk_crcs(true)
-        .with_validate_data_section_crc(true)
-        .with_record_length_limit(RECORD_LIMIT);
-    Ok(MessageReader::new_with_options(BufReader::new(file), options))
+        .with_record_length_limit(RECORD_LIMIT)
+        .with_skip_end_magic(true);
+    let whole = BufReader::with_capacity(1 << 18, file).take(whole_bytes).chain(Cursor::new(DATA_END));
+    Ok(MessageReader::new_with_options(whole, options))
 }
 
-fn decode(path: &Path, count: u64, topic: &str, bytes: &[u8]) -> Result<JournalRecord, JournalError> {
+fn decode(path: &Path, topic: Topic, bytes: &[u8]) -> Result<JournalRecord, JournalError> {
     fn message<M: Message + Default>(bytes: &[u8]) -> Result<M, prost::DecodeError> {
         M::decode(bytes)
     }
-    let topic = Topic::ALL.iter().find(|(_, name, _)| *name == topic).map(|(topic, _, _)| *topic);
-    let Some(topic) = topic else { return Err(damaged(path, count, &"a message of an unknown topic")) };
-    match topic {
+    let record = match topic {
         Topic::Head => message(bytes).map(|m| JournalRecord::Head(Box::new(m))),
         Topic::Inputs => message(bytes).map(JournalRecord::Input),
         Topic::Decisions => message(bytes).map(|m| JournalRecord::Decision(Box::new(m))),
@@ -169,10 +331,17 @@ fn decode(path: &Path, count: u64, topic: &str, bytes: &[u8]) -> Result<JournalR
         Topic::Events => message(bytes).map(JournalRecord::Event),
         Topic::Snapshots => message(bytes).map(JournalRecord::Snapshot),
         Topic::Latency => message(bytes).map(JournalRecord::Latency),
+        Topic::Health => message(bytes).map(JournalRecord::Health),
+        Topic::Losses => message(bytes).map(JournalRecord::Loss),
+    };
+    match record.map_err(|e| damaged(path, &e))? {
+        JournalRecord::Head(head) if head.format != FORMAT => {
+            Err(JournalError::Format { path: path.to_owned(), got: head.format })
+        }
+        record => Ok(record),
     }
-    .map_err(|e| damaged(path, count, &e))
 }
 
-fn damaged(path: &Path, messages: u64, reason: &dyn std::fmt::Display) -> JournalError {
-    JournalError::Damaged { path: path.to_owned(), messages, reason: reason.to_string() }
+fn damaged(path: &Path, reason: &dyn std::fmt::Display) -> JournalError {
+    JournalError::Damaged { path: path.to_owned(), reason: reason.to_string() }
 }

@@ -68,6 +68,11 @@ impl Default for Summary {
 }
 
 impl Summary {
+    /// Counters that go on; latencies begin anew.
+    pub fn going_on(counters: v1::SessionCounters) -> Self {
+        Self { counters, ..Self::default() }
+    }
+
     /// Takes one record.
     pub fn take(&mut self, step: &Published) {
         self.count(&step.input, &step.decision);

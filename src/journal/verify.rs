@@ -1,28 +1,52 @@
 //! Recomputes a session from its recorded inputs through the same [`Engine::step`], and compares every decision.
+//!
+//! Where every pixel was kept, frames are stepped from pixels and every snapshot of the engine's state is compared as
+//! well; otherwise from the recorded F. It can begin at any snapshot. A frame whose pixels were not kept is stepped
+//! from F, and so is everything behind it up to the next snapshot, since registration did not see what it had seen.
 
 use prost::Message;
 
 use super::convert::{encode_decision, input_of, roi_set_of, shape_of_head};
+use super::kept_pixels::{Found, KeptPixels};
+use super::pixels::unpack;
 use super::reader::{JournalError, JournalRecord, SessionFiles};
 use crate::config::{ConfigError, load_text};
-use crate::engine::{Engine, EngineError};
+use crate::engine::{Engine, EngineError, Input, StreamShape};
+use crate::frame::FrameSlot;
 use crate::proto::v1;
+
+/// How to verify.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct VerifyOptions {
+    /// Begin at the last snapshot at or before this input, instead of at the first input.
+    pub from_input: Option<u64>,
+    /// Leave the pixels alone, even where they were kept.
+    pub without_pixels: bool,
+}
 
 /// What a verification found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct VerifyReport {
     /// Frames whose decisions were compared.
     pub frames_compared: u64,
+    /// Of these, frames that were recomputed from their pixels.
+    pub frames_from_pixels: u64,
     /// Inputs of every kind whose decisions were compared.
     pub inputs_compared: u64,
+    /// Snapshots of the engine's state that were recomputed from pixels and compared.
+    pub snapshots_compared: u64,
     /// Decisions that differ.
     pub differences: u64,
     /// Segments read.
     pub segments: u32,
+    /// The snapshot at which it began; none: at the first input.
+    pub from_snapshot: Option<u64>,
     /// The first one that differs.
     pub first_difference: Option<Difference>,
-    /// Where the record is damaged, or what makes no sense in it.
-    pub damage: Option<String>,
+    /// What is damaged or missing, one sentence each.
+    pub damage: Vec<String>,
+    /// What a crash left unfinished, one sentence for each segment; not damage.
+    pub unfinished: Vec<String>,
 }
 
 /// Two decisions on one input.
@@ -50,6 +74,12 @@ pub enum VerifyError {
     /// Its ROIs and stream do not make an engine.
     #[error(transparent)]
     Engine(#[from] EngineError),
+    /// There is no snapshot to begin at.
+    #[error("no snapshot at or before input {from_input}, expected one; begin without --from-input")]
+    NoSnapshot {
+        /// Where it was to begin.
+        from_input: u64,
+    },
 }
 
 /// An engine as the head of a journal describes it.
@@ -62,59 +92,238 @@ pub fn engine_of(head: &v1::SessionHead) -> Result<Engine, VerifyError> {
     Ok(Engine::new(&config, &rois, &shape_of_head(head), head.segment)?)
 }
 
-/// Recomputes every decision of a session, from recorded F, and compares.
+/// Recomputes every decision of a session, and compares.
 ///
 /// # Errors
 /// The session cannot be read at all; damage further on is told in the report.
-pub fn verify(files: &SessionFiles) -> Result<VerifyReport, VerifyError> {
-    let mut engine = engine_of(&files.head()?)?;
-    let mut report = VerifyReport {
+pub fn verify(files: &SessionFiles, options: &VerifyOptions) -> Result<VerifyReport, VerifyError> {
+    let head = files.head()?;
+    let from_snapshot = match options.from_input {
+        None => None,
+        Some(from_input) => Some(last_snapshot(files, from_input)?.ok_or(VerifyError::NoSnapshot { from_input })?),
+    };
+    let report = VerifyReport {
         frames_compared: 0,
+        frames_from_pixels: 0,
         inputs_compared: 0,
+        snapshots_compared: 0,
         differences: 0,
-        segments: files.journals.len() as u32,
+        segments: files.segments.len() as u32,
+        from_snapshot,
         first_difference: None,
-        damage: None,
+        damage: files.damage(),
+        unfinished: files.unfinished(),
     };
-    let mut waiting: Option<v1::InputRecord> = None;
-    let read = files.read(|record| match record {
-        JournalRecord::Input(input) => waiting = Some(input),
-        JournalRecord::Decision(recorded) => match waiting.take() {
-            Some(input) if input.input_seq == recorded.input_seq => {
-                compare(&mut engine, &input, &recorded, &mut report)
-            }
-            _ => damage(&mut report, format!("decision {} has no input before it", recorded.input_seq)),
-        },
-        _ => {}
-    });
+    let slot = match shape_of_head(&head) {
+        StreamShape::Pixels { geometry, pixel_type, .. } if !options.without_pixels => {
+            Some(FrameSlot::new(geometry, pixel_type))
+        }
+        _ => None,
+    };
+    let mut verifier = Verifier {
+        engine: engine_of(&head)?,
+        report,
+        waiting: None,
+        pixels: None,
+        slot,
+        trust: if from_snapshot.is_some() { Trust::Nothing } else { Trust::Everything },
+        starts_at: from_snapshot,
+    };
+    let read = files.read(|record| verifier.take(files, record));
     if let Err(e) = read {
-        damage(&mut report, e.to_string());
+        let what = e.to_string();
+        // Damage of the files is in the list already.
+        if !verifier.report.damage.iter().any(|known| what.ends_with(known.rsplit(": ").next().unwrap_or(known))) {
+            verifier.report.damage.push(what);
+        }
     }
-    Ok(report)
+    verifier.end();
+    Ok(verifier.report)
 }
 
-fn damage(report: &mut VerifyReport, what: String) {
-    report.damage.get_or_insert(what);
+/// The input of the last snapshot at or before `from_input`.
+fn last_snapshot(files: &SessionFiles, from_input: u64) -> Result<Option<u64>, JournalError> {
+    let mut found = None;
+    let read = files.read(|record| {
+        if let JournalRecord::Snapshot(snapshot) = record
+            && snapshot.input_seq <= from_input
+        {
+            found = Some(snapshot.input_seq);
+        }
+    });
+    match read {
+        // What is before the damage counts; the damage is told later.
+        Ok(()) | Err(JournalError::Damaged { .. }) => Ok(found),
+        Err(e) => Err(e),
+    }
 }
 
-fn compare(engine: &mut Engine, input: &v1::InputRecord, recorded: &v1::DecisionRecord, report: &mut VerifyReport) {
-    let mut command = None;
-    let Some(taken) = input_of(input, recorded, &mut command) else {
-        return damage(report, format!("input {} makes no sense", input.input_seq));
-    };
-    let computed = encode_decision(engine.step(&taken).decision);
-    report.inputs_compared += 1;
-    if matches!(input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues) {
-        report.frames_compared += 1;
+/// How much of the engine's state is what it was when the session ran.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Trust {
+    /// Nothing: inputs are missing, or it has not begun. Waits for a snapshot.
+    Nothing,
+    /// All but what registration learns from pixels.
+    Decisions,
+    /// All of it.
+    Everything,
+}
+
+struct Verifier {
+    engine: Engine,
+    report: VerifyReport,
+    waiting: Option<v1::InputRecord>,
+    pixels: Option<KeptPixels>,
+    /// Present where pixels are to be used.
+    slot: Option<FrameSlot>,
+    trust: Trust,
+    /// The snapshot to begin at.
+    starts_at: Option<u64>,
+}
+
+impl Verifier {
+    fn take(&mut self, files: &SessionFiles, record: JournalRecord) {
+        match record {
+            JournalRecord::Head(head) => self.begin_segment(files, head.segment),
+            JournalRecord::Input(input) => self.waiting = Some(input),
+            JournalRecord::Decision(recorded) => match self.waiting.take() {
+                Some(input) if input.input_seq == recorded.input_seq => self.step(&input, &recorded),
+                _ => self.damage(format!("decision {} has no input before it", recorded.input_seq)),
+            },
+            JournalRecord::Snapshot(snapshot) => self.snapshot(&snapshot),
+            JournalRecord::Loss(loss) => {
+                let v1::LossRecord { records, first_input_seq, last_input_seq, reason } = loss;
+                self.damage(format!("{records} records of inputs {first_input_seq} to {last_input_seq}: {reason}"));
+            }
+            _ => {}
+        }
     }
-    // Bytes, so that NaN equals NaN and 0 does not equal -0.
-    if computed.encode_to_vec() != recorded.encode_to_vec() {
-        report.differences += 1;
-        report.first_difference.get_or_insert_with(|| Difference {
-            input_seq: input.input_seq,
-            frame_index: recorded.frame_index,
-            recorded: Box::new(recorded.clone()),
-            computed: Box::new(computed),
-        });
+
+    fn damage(&mut self, what: String) {
+        self.report.damage.push(what);
+    }
+
+    fn begin_segment(&mut self, files: &SessionFiles, segment: u32) {
+        self.pixels = None;
+        let Some(files) = files.segments.iter().find(|s| s.segment == segment).filter(|_| self.slot.is_some()) else {
+            return;
+        };
+        if segment > 0 && self.trust == Trust::Everything {
+            // What registration had learnt since the last snapshot was lost with the process.
+            self.trust = Trust::Decisions;
+        }
+        let Some(path) = &files.pixels else { return };
+        match KeptPixels::open(path) {
+            Ok(pixels) => self.pixels = Some(pixels),
+            Err(e) => self.damage(e.to_string()),
+        }
+    }
+
+    fn snapshot(&mut self, snapshot: &v1::SnapshotRecord) {
+        let here = self.engine.next_seq() == snapshot.input_seq + 1;
+        let begins = self.starts_at == Some(snapshot.input_seq) || (self.starts_at.is_none() && !here);
+        match self.trust {
+            Trust::Nothing if begins => {}
+            Trust::Decisions if here && self.pixels.is_some() => {}
+            Trust::Everything if here && self.report.frames_from_pixels > 0 => {
+                let mut computed = Vec::with_capacity(snapshot.state.len());
+                self.engine.save(&mut computed);
+                self.report.snapshots_compared += 1;
+                if computed != snapshot.state {
+                    let seq = snapshot.input_seq;
+                    self.damage(format!("the engine's state after input {seq} is not the one that was recorded"));
+                }
+                return;
+            }
+            _ => return,
+        }
+        match self.engine.load(&snapshot.state) {
+            Ok(()) => {
+                self.trust = Trust::Everything;
+                self.starts_at = None;
+            }
+            Err(e) => {
+                self.trust = Trust::Nothing;
+                self.damage(format!("the snapshot after input {}: {e}", snapshot.input_seq));
+            }
+        }
+    }
+
+    fn step(&mut self, input: &v1::InputRecord, recorded: &v1::DecisionRecord) {
+        if self.trust == Trust::Nothing {
+            return;
+        }
+        let expected = self.engine.next_seq();
+        if input.input_seq != expected {
+            self.trust = Trust::Nothing;
+            return self.damage(format!("inputs {expected} to {} are missing", input.input_seq.saturating_sub(1)));
+        }
+        let mut command = None;
+        let Some(mut taken) = input_of(input, recorded, &mut command) else {
+            self.trust = Trust::Nothing;
+            return self.damage(format!("input {} makes no sense", input.input_seq));
+        };
+        let from_pixels = input.kind() == v1::InputKind::Frame && self.fill_slot(input);
+        if from_pixels && let Some(slot) = &mut self.slot {
+            if let Input::Sampled(sampled) = &taken {
+                slot.meta = sampled.meta;
+            }
+            taken = Input::Frame(slot);
+        }
+        let computed = encode_decision(self.engine.step(&taken).decision);
+        self.compare(input, recorded, computed, from_pixels);
+    }
+
+    /// Whether the frame's pixels are in the slot, and the engine knows what it knew when it saw them.
+    fn fill_slot(&mut self, input: &v1::InputRecord) -> bool {
+        let (Some(pixels), Some(slot)) = (&mut self.pixels, &mut self.slot) else { return false };
+        let what = match pixels.find(input.input_seq) {
+            Found::Pixels(record) if record.patches.is_empty() => match unpack(&record, slot) {
+                Ok(()) => return self.trust == Trust::Everything,
+                Err(e) => Some(e.to_string()),
+            },
+            Found::Pixels(_) | Found::NotKept => None,
+            Found::Missing => Some(format!("{}: the pixels of input {} are missing", pixels.path(), input.input_seq)),
+            Found::Damaged(what) => {
+                self.pixels = None;
+                Some(what)
+            }
+        };
+        if self.trust == Trust::Everything {
+            self.trust = Trust::Decisions;
+        }
+        self.report.damage.extend(what);
+        false
+    }
+
+    fn compare(
+        &mut self,
+        input: &v1::InputRecord,
+        recorded: &v1::DecisionRecord,
+        computed: v1::DecisionRecord,
+        from_pixels: bool,
+    ) {
+        let report = &mut self.report;
+        report.inputs_compared += 1;
+        if matches!(input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues) {
+            report.frames_compared += 1;
+            report.frames_from_pixels += u64::from(from_pixels);
+        }
+        // Bytes, so that NaN equals NaN and 0 does not equal -0.
+        if computed.encode_to_vec() != recorded.encode_to_vec() {
+            report.differences += 1;
+            report.first_difference.get_or_insert_with(|| Difference {
+                input_seq: input.input_seq,
+                frame_index: recorded.frame_index,
+                recorded: Box::new(recorded.clone()),
+                computed: Box::new(computed),
+            });
+        }
+    }
+
+    fn end(&mut self) {
+        if let Some(seq) = self.starts_at {
+            self.damage(format!("the snapshot after input {seq} was not reached"));
+        }
     }
 }

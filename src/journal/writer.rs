@@ -1,32 +1,29 @@
 //! The thread that writes the journal.
 //!
-//! It takes items from a bounded queue, writes them to MCAP, and ends the chunk and syncs the file at least every
-//! `sync_interval`. Only then does `durable_through` move. If the disk fails, the thread says so in [`WriterStatus`],
-//! goes on taking items so that nobody waits for it, and counts what it could not write.
+//! It takes items from a bounded queue, writes them to a [`SealedFile`], and seals and syncs that at least every
+//! `sync_interval`. Only then does `durable_through` move. While the disk takes nothing, blocks wait in memory and are
+//! written when it does; beyond a bound, records are lost, counted, and their place is marked by a `LossRecord`.
 
-use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::BufWriter;
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
-use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use mcap::records::MessageHeader;
-use mcap::{Compression, WriteOptions, Writer};
 use prost::Message;
 
 use super::convert::Published;
+use super::file::SealedFile;
 use super::journal_file;
+use super::status::RecordStatus;
+use crate::config::SyncPolicy;
 use crate::engine::{Clock, HostClock};
-use crate::proto::{DESCRIPTOR_SET, v1};
+use crate::proto::v1;
 
 /// Items that may wait; more than a minute of frames at 100 Hz.
-const QUEUE_ITEMS: usize = 8_192;
-/// A chunk is ended when it has grown to this size, in bytes, even before the interval is over.
-const CHUNK_BYTES: u64 = 1 << 20;
+pub const QUEUE_ITEMS: u32 = 8_192;
 
 /// What is written.
 #[derive(Debug)]
@@ -35,49 +32,20 @@ pub enum JournalItem {
     Step(Arc<Published>),
     /// A command, with who sent it.
     Command(v1::CommandRecord),
+    /// Something that happened outside the engine.
+    Event(v1::SubscribeEventsResponse),
     /// The engine's state.
     Snapshot(v1::SnapshotRecord),
+    /// How the session fares.
+    Health(v1::HealthRecord),
     /// A latency distribution.
     Latency(v1::LatencyRecord),
-}
-
-/// How the writer fares; read by anybody.
-#[derive(Debug, Default)]
-pub struct WriterStatus {
-    durable: AtomicU64,
-    any_durable: AtomicBool,
-    lost: AtomicU64,
-    failure: Mutex<Option<String>>,
-}
-
-impl WriterStatus {
-    /// Every input up to and including this number is on disk; none before the first sync.
-    pub fn durable_through(&self) -> Option<u64> {
-        self.any_durable.load(Ordering::Acquire).then(|| self.durable.load(Ordering::Acquire))
-    }
-
-    /// Items that could not be written.
-    pub fn lost(&self) -> u64 {
-        self.lost.load(Ordering::Relaxed)
-    }
-
-    /// What the disk said, if it failed.
-    pub fn failure(&self) -> Option<String> {
-        self.failure.lock().ok().and_then(|f| f.clone())
-    }
-
-    fn fail(&self, message: String) {
-        if let Ok(mut failure) = self.failure.lock() {
-            tracing::error!("journal: {message}");
-            failure.get_or_insert(message);
-        }
-    }
 }
 
 /// The writer's handle: items go in, the file is closed by [`JournalWriter::close`] or when it is dropped.
 pub struct JournalWriter {
     items: Option<SyncSender<JournalItem>>,
-    status: Arc<WriterStatus>,
+    status: Arc<RecordStatus>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -87,44 +55,49 @@ impl JournalWriter {
     ///
     /// # Errors
     /// The file cannot be created or written.
-    pub fn create(directory: &Path, head: &v1::SessionHead, sync_interval: Duration) -> std::io::Result<Self> {
-        let path = directory.join(journal_file(head.segment));
-        let mut file = JournalFile::create(&path)?;
-        file.write(Topic::Head, 0, 0, &head.encode_to_vec())?;
+    pub fn create(
+        directory: &Path,
+        head: &v1::SessionHead,
+        interval: Duration,
+        policy: SyncPolicy,
+    ) -> io::Result<Self> {
+        let topics = Topic::ALL.map(|(_, name, message)| (name, message));
+        let mut file = SealedFile::create(&directory.join(journal_file(head.segment)), &topics, policy)?;
+        file.message(Topic::Head as usize, 0, 0, &head.encode_to_vec())?;
+        file.seal(None)?;
         file.sync()?;
-        // The file's name is on the disk as well; other systems write it with the file.
-        #[cfg(unix)]
-        File::open(directory)?.sync_all()?;
-        let status = Arc::new(WriterStatus::default());
-        let (sender, receiver) = sync_channel(QUEUE_ITEMS);
-        let thread_status = Arc::clone(&status);
+        sync_directory(directory)?;
+        let status = Arc::new(RecordStatus::default());
+        let (sender, receiver) = sync_channel(QUEUE_ITEMS as usize);
+        let journal = Journal { file, status: Arc::clone(&status), buffer: Vec::new(), last_seq: None, loss: None };
         let thread = std::thread::Builder::new()
             .name("apical-journal".into())
-            .spawn(move || write_all(file, &receiver, &thread_status, sync_interval))?;
+            .spawn(move || journal.write_all(&receiver, interval))?;
         Ok(Self { items: Some(sender), status, thread: Some(thread) })
     }
 
     /// Queues an item. When the queue is full the item is lost, and counted: a decision never waits for the disk.
     pub fn push(&self, item: JournalItem) {
-        if let Some(items) = &self.items
-            && items.try_send(item).is_err()
-        {
-            self.status.lost.fetch_add(1, Ordering::Relaxed);
+        let Some(items) = &self.items else { return };
+        self.status.records_waiting.fetch_add(1, Ordering::Relaxed);
+        if items.try_send(item).is_err() {
+            self.status.records_waiting.fetch_sub(1, Ordering::Relaxed);
+            self.status.lose(1);
             self.status.fail("the queue is full: the disk is too slow, records are lost".to_owned());
         }
     }
 
     /// Queues an item, waiting for the disk where it must: for a replay, where nobody waits for the decision.
     pub fn push_waiting(&self, item: JournalItem) {
-        if let Some(items) = &self.items
-            && items.send(item).is_err()
-        {
-            self.status.lost.fetch_add(1, Ordering::Relaxed);
+        let Some(items) = &self.items else { return };
+        self.status.records_waiting.fetch_add(1, Ordering::Relaxed);
+        if items.send(item).is_err() {
+            self.status.lose(1);
         }
     }
 
-    /// How the writer fares.
-    pub fn status(&self) -> Arc<WriterStatus> {
+    /// How the record fares.
+    pub fn status(&self) -> Arc<RecordStatus> {
         Arc::clone(&self.status)
     }
 
@@ -145,59 +118,13 @@ impl Drop for JournalWriter {
     }
 }
 
-fn write_all(mut file: JournalFile, items: &Receiver<JournalItem>, status: &WriterStatus, interval: Duration) {
-    let clock = HostClock;
-    let mut last_sync_ns = clock.now_ns();
-    let mut last_seq = None;
-    let mut dirty = false;
-    loop {
-        let since = Duration::from_nanos(clock.now_ns() - last_sync_ns);
-        let wait = if dirty { interval.saturating_sub(since) } else { interval };
-        let received = items.recv_timeout(wait);
-        match &received {
-            Ok(item) => {
-                dirty = true;
-                match file.item(item) {
-                    Ok(()) => {
-                        if let JournalItem::Step(step) = item {
-                            last_seq = Some(step.decision.input_seq);
-                        }
-                    }
-                    Err(e) => {
-                        status.lost.fetch_add(1, Ordering::Relaxed);
-                        status.fail(format!("{}: {e}", file.path.display()));
-                    }
-                }
-            }
-            Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) => break,
-        }
-        let due = Duration::from_nanos(clock.now_ns() - last_sync_ns) >= interval;
-        if dirty && (due || received.is_err()) {
-            match file.sync() {
-                Ok(()) if status.lost() == 0 => {
-                    if let Some(seq) = last_seq {
-                        status.durable.store(seq, Ordering::Release);
-                        status.any_durable.store(true, Ordering::Release);
-                    }
-                }
-                Ok(()) => {}
-                Err(e) => status.fail(format!("{}: {e}", file.path.display())),
-            }
-            last_sync_ns = clock.now_ns();
-            dirty = false;
-        }
-    }
-    match file.finish() {
-        Ok(()) if status.lost() == 0 => {
-            if let Some(seq) = last_seq {
-                status.durable.store(seq, Ordering::Release);
-                status.any_durable.store(true, Ordering::Release);
-            }
-        }
-        Ok(()) => {}
-        Err(e) => status.fail(e.to_string()),
-    }
+/// The file's name is on the disk as well; other systems write it with the file.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    std::fs::File::open(directory)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = directory;
+    Ok(())
 }
 
 /// The topics of a journal.
@@ -212,10 +139,12 @@ pub(super) enum Topic {
     Events,
     Snapshots,
     Latency,
+    Health,
+    Losses,
 }
 
 impl Topic {
-    pub(super) const ALL: [(Topic, &str, &str); 8] = [
+    pub(super) const ALL: [(Topic, &str, &str); 10] = [
         (Topic::Head, "/head", "apical.v1.SessionHead"),
         (Topic::Inputs, "/inputs", "apical.v1.InputRecord"),
         (Topic::Decisions, "/decisions", "apical.v1.DecisionRecord"),
@@ -224,97 +153,129 @@ impl Topic {
         (Topic::Events, "/events", "apical.v1.SubscribeEventsResponse"),
         (Topic::Snapshots, "/snapshots", "apical.v1.SnapshotRecord"),
         (Topic::Latency, "/latency", "apical.v1.LatencyRecord"),
+        (Topic::Health, "/health", "apical.v1.HealthRecord"),
+        (Topic::Losses, "/losses", "apical.v1.LossRecord"),
     ];
 }
 
-/// An MCAP file with one channel for each topic.
-struct JournalFile {
-    path: PathBuf,
-    writer: Writer<BufWriter<File>>,
-    sync: File,
-    channels: [u16; 8],
-    sequence: [u32; 8],
+/// The thread's own state.
+struct Journal {
+    file: SealedFile,
+    status: Arc<RecordStatus>,
     buffer: Vec<u8>,
+    /// The last input that is in the file.
+    last_seq: Option<u64>,
+    /// What could not be taken since then.
+    loss: Option<v1::LossRecord>,
 }
 
-impl JournalFile {
-    fn create(path: &Path) -> std::io::Result<Self> {
-        let file = File::options().write(true).create_new(true).open(path)?;
-        let sync = file.try_clone()?;
-        let options = WriteOptions::new()
-            .compression(Some(Compression::Lz4))
-            .chunk_size(Some(CHUNK_BYTES))
-            .disable_seeking(true)
-            .profile("apical");
-        let mut writer = options.create(BufWriter::new(file)).map_err(io)?;
-        let mut channels = [0; 8];
-        for (topic, name, schema) in Topic::ALL {
-            let schema = writer.add_schema(schema, "protobuf", DESCRIPTOR_SET).map_err(io)?;
-            channels[topic as usize] = writer.add_channel(schema, name, "protobuf", &BTreeMap::new()).map_err(io)?;
+impl Journal {
+    fn write_all(mut self, items: &Receiver<JournalItem>, interval: Duration) {
+        let clock = HostClock;
+        let mut last_sync_ns = clock.now_ns();
+        let mut dirty = false;
+        loop {
+            let since = Duration::from_nanos(clock.now_ns() - last_sync_ns);
+            let received = items.recv_timeout(if dirty { interval.saturating_sub(since) } else { interval });
+            match &received {
+                Ok(item) => {
+                    self.status.records_waiting.fetch_sub(1, Ordering::Relaxed);
+                    dirty = true;
+                    self.take(item);
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            let due = Duration::from_nanos(clock.now_ns() - last_sync_ns) >= interval;
+            if dirty && (due || received.is_err()) {
+                // After a failure it is tried again, whether or not anything new comes.
+                dirty = self.sync().is_err();
+                last_sync_ns = clock.now_ns();
+            }
         }
-        Ok(Self { path: path.to_owned(), writer, sync, channels, sequence: [0; 8], buffer: Vec::new() })
+        let finished = self.file.finish(self.last_seq);
+        self.done(finished);
     }
 
-    fn item(&mut self, item: &JournalItem) -> std::io::Result<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let done = self.item_through(item, &mut buffer);
-        self.buffer = buffer;
-        done
+    fn take(&mut self, item: &JournalItem) {
+        if self.file.is_full() {
+            return self.lose(item, "the disk takes nothing, and memory for what waits is full");
+        }
+        if let Some(loss) = self.loss.take() {
+            let _ = self.write(Topic::Losses, HostClock.now_ns(), 0, &loss);
+        }
+        match self.item(item) {
+            Ok(()) => {
+                if let JournalItem::Step(step) = item {
+                    self.last_seq = Some(step.decision.input_seq);
+                }
+            }
+            // Memory does not fail; what remains is a message that cannot be encoded.
+            Err(e) => self.lose(item, &e.to_string()),
+        }
     }
 
-    fn item_through(&mut self, item: &JournalItem, buffer: &mut Vec<u8>) -> std::io::Result<()> {
+    fn lose(&mut self, item: &JournalItem, reason: &str) {
+        let input_seq = match item {
+            JournalItem::Step(step) => step.decision.input_seq,
+            JournalItem::Command(record) => record.input_seq,
+            JournalItem::Event(event) => event.input_seq,
+            JournalItem::Snapshot(record) => record.input_seq,
+            JournalItem::Health(record) => record.input_seq,
+            JournalItem::Latency(_) => self.last_seq.unwrap_or(0),
+        };
+        self.status.lose(1);
+        self.status.fail(format!("{}: {reason}; records are lost", self.file.path().display()));
+        let loss = self.loss.get_or_insert_with(|| v1::LossRecord {
+            first_input_seq: input_seq,
+            reason: reason.to_owned(),
+            ..v1::LossRecord::default()
+        });
+        loss.last_input_seq = input_seq;
+        loss.records += 1;
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let synced = self.file.seal(self.last_seq).and_then(|()| self.file.sync());
+        let failed = synced.as_ref().err().map(|e| io::Error::new(e.kind(), e.to_string()));
+        self.done(synced);
+        failed.map_or(Ok(()), Err)
+    }
+
+    /// What the disk said to everything so far. Nothing behind the first loss is ever durable.
+    fn done(&self, result: io::Result<()>) {
+        match (result, self.last_seq) {
+            (Ok(()), Some(seq)) if self.status.lost() == 0 => self.status.journal.settle(seq),
+            (Ok(()), _) => {}
+            (Err(e), _) => self.status.fail(format!("{}: {e}", self.file.path().display())),
+        }
+    }
+
+    /// An item, and never a part of it: a chunk ends only between items.
+    fn item(&mut self, item: &JournalItem) -> io::Result<()> {
+        let now_ns = HostClock.now_ns();
         match item {
             JournalItem::Step(step) => {
                 let (log_ns, device_ns) = (step.timing.decided_host_ns, step.decision.device_ns);
-                self.message(Topic::Inputs, log_ns, device_ns, &step.input, buffer)?;
-                self.message(Topic::Decisions, log_ns, device_ns, &step.decision, buffer)?;
-                self.message(Topic::Timing, log_ns, device_ns, &step.timing, buffer)?;
+                self.write(Topic::Inputs, log_ns, device_ns, &step.input)?;
+                self.write(Topic::Decisions, log_ns, device_ns, &step.decision)?;
+                self.write(Topic::Timing, log_ns, device_ns, &step.timing)?;
                 for event in &step.events {
-                    self.message(Topic::Events, log_ns, device_ns, event, buffer)?;
+                    self.write(Topic::Events, log_ns, device_ns, event)?;
                 }
-                Ok(())
             }
-            JournalItem::Command(record) => self.message(Topic::Commands, HostClock.now_ns(), 0, record, buffer),
-            JournalItem::Snapshot(record) => self.message(Topic::Snapshots, HostClock.now_ns(), 0, record, buffer),
-            JournalItem::Latency(record) => self.message(Topic::Latency, HostClock.now_ns(), 0, record, buffer),
+            JournalItem::Command(record) => self.write(Topic::Commands, now_ns, 0, record)?,
+            JournalItem::Event(event) => self.write(Topic::Events, now_ns, 0, event)?,
+            JournalItem::Snapshot(record) => self.write(Topic::Snapshots, now_ns, 0, record)?,
+            JournalItem::Health(record) => self.write(Topic::Health, now_ns, 0, record)?,
+            JournalItem::Latency(record) => self.write(Topic::Latency, now_ns, 0, record)?,
         }
+        self.file.end_large_chunk()
     }
 
-    fn message(
-        &mut self,
-        topic: Topic,
-        log_ns: u64,
-        publish_ns: u64,
-        message: &impl Message,
-        buffer: &mut Vec<u8>,
-    ) -> std::io::Result<()> {
-        buffer.clear();
-        message.encode(buffer).map_err(std::io::Error::other)?;
-        self.write(topic, log_ns, publish_ns, buffer)
-    }
-
-    fn write(&mut self, topic: Topic, log_time: u64, publish_time: u64, bytes: &[u8]) -> std::io::Result<()> {
-        let k = topic as usize;
-        let header = MessageHeader { channel_id: self.channels[k], sequence: self.sequence[k], log_time, publish_time };
-        self.sequence[k] = self.sequence[k].wrapping_add(1);
-        self.writer.write_to_known_channel(&header, bytes).map_err(io)
-    }
-
-    /// Ends the chunk and brings the file to the disk.
-    fn sync(&mut self) -> std::io::Result<()> {
-        self.writer.flush().map_err(io)?;
-        self.sync.sync_data()
-    }
-
-    fn finish(&mut self) -> std::io::Result<()> {
-        self.writer.finish().map_err(io)?;
-        self.sync.sync_all()
-    }
-}
-
-fn io(error: mcap::McapError) -> std::io::Error {
-    match error {
-        mcap::McapError::Io(e) => e,
-        other => std::io::Error::other(other),
+    fn write(&mut self, topic: Topic, log_ns: u64, publish_ns: u64, message: &impl Message) -> io::Result<()> {
+        self.buffer.clear();
+        message.encode(&mut self.buffer).map_err(io::Error::other)?;
+        self.file.message(topic as usize, log_ns, publish_ns, &self.buffer)
     }
 }

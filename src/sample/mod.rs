@@ -26,4 +26,4 @@ mod sampler;
 pub use formats::suite2p::read_ops_geometry;
 pub use formats::{RoiFileError, read_rois, rois_of};
 pub use rois::{MAX_SIDE_PX, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
-pub use sampler::{SampleBuffer, SampleError, Sampler};
+pub use sampler::{PixelBox, SampleBuffer, SampleError, Sampler};

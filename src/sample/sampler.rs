@@ -78,6 +78,15 @@ impl SampleBuffer {
     }
 }
 
+/// A box of pixels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PixelBox {
+    /// Rows, in pixels.
+    pub rows: Range<u32>,
+    /// Columns, in pixels.
+    pub cols: Range<u32>,
+}
+
 /// One ROI as the kernel needs it.
 #[derive(Debug)]
 struct Probe {
@@ -174,6 +183,18 @@ impl Sampler {
     /// Row and column of each pixel of the annulus of the ROI at `index`; none when the neuropil is off.
     pub fn annulus_pixels(&self, index: usize) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.probes.get(index).and_then(|probe| probe.annulus.as_ref()).into_iter().flat_map(Mask::pixels)
+    }
+
+    /// The box around the mask and the annulus of each ROI, as they were drawn; empty boxes are left out.
+    pub fn boxes(&self) -> Vec<PixelBox> {
+        let of_probe = |index: usize| {
+            let pixels = self.mask_pixels(index).chain(self.annulus_pixels(index));
+            pixels.map(|(row, col)| PixelBox { rows: row..row + 1, cols: col..col + 1 }).reduce(|a, b| PixelBox {
+                rows: a.rows.start.min(b.rows.start)..a.rows.end.max(b.rows.end),
+                cols: a.cols.start.min(b.cols.start)..a.cols.end.max(b.cols.end),
+            })
+        };
+        (0..self.probes.len()).filter_map(of_probe).collect()
     }
 
     /// A whole frame at once. A frame of another size, or a shift that is not finite, gives NaN everywhere.

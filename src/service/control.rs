@@ -10,7 +10,7 @@ use super::rig::{Rig, Slot};
 use crate::config::to_toml;
 use crate::engine::{Command, CommandOutcome, ENSEMBLE_MAX, RoiIds};
 use crate::frame::{Geometry, Image};
-use crate::journal::{Published, roi_set_of, roi_set_record};
+use crate::journal::{Published, ResumePoint, roi_set_of, roi_set_record};
 use crate::proto::v1::session_service_server::SessionService;
 use crate::proto::v1::{self, CommandEffect};
 use crate::sample::RoiSet;
@@ -146,6 +146,9 @@ impl SessionService for Control {
             let mut slot = this.rig.slot.lock().await;
             match &mut *slot {
                 Slot::Empty => Err(Status::not_found("no session: call CreateSession first")),
+                Slot::Paused(_) => Err(Status::failed_precondition(
+                    "the session goes on with the ROIs that it has had; create another for others",
+                )),
                 Slot::Session(_) => Err(Status::failed_precondition(
                     "the session's stream is open: ROIs are uploaded between CreateSession and the stream's header",
                 )),
@@ -310,9 +313,28 @@ impl SessionService for Control {
                     ..Default::default()
                 }));
             }
+            Slot::Paused(point) => return Ok(Response::new(state_of_paused(point, version))),
             Slot::Session(session) => Arc::clone(session),
         };
         Ok(Response::new(session.state(version)))
+    }
+}
+
+/// A session that waits for its stream to go on.
+fn state_of_paused(point: &ResumePoint, version: String) -> v1::GetStateResponse {
+    v1::GetStateResponse {
+        phase: v1::SessionPhase::Created as i32,
+        session_id: point.head.session_id.clone(),
+        directory: point.directory.display().to_string(),
+        config_toml: point.head.config_toml.clone(),
+        config_sha256: point.head.config_sha256.clone(),
+        counters: Some(point.counters),
+        decided_through: point.last_input_seq.unwrap_or(0),
+        durable_through: point.last_input_seq,
+        roi_count: point.head.rois.as_ref().map_or(0, |set| set.rois.len() as u32),
+        segment: point.head.segment,
+        version,
+        ..Default::default()
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::rig::{Rig, Slot, turned};
-use super::session::{FrameFeed, Session};
+use super::session::{Beginning, FrameFeed, Session};
 use crate::engine::{Clock, FrameItem, HostClock, StreamShape};
 use crate::frame::{FrameAssembly, FrameMeta, FrameRefusal, Geometry, StripMeta};
 use crate::journal::{Published, fit_verdict};
@@ -53,7 +53,7 @@ impl Ingest {
 async fn session_for(rig: Arc<Rig>, stream: v1::session_head::Stream) -> Result<Arc<Session>, Status> {
     let mut slot = rig.slot.lock().await;
     rig.refuse_when_stopping()?;
-    let draft = match &*slot {
+    let beginning = match &*slot {
         Slot::Empty => return Err(Status::failed_precondition("no session: call CreateSession first")),
         Slot::Session(session) if session.is_ended() => {
             return Err(Status::failed_precondition("the session has ended: call CreateSession first"));
@@ -66,10 +66,19 @@ async fn session_for(rig: Arc<Rig>, stream: v1::session_head::Stream) -> Result<
             }
             return Ok(Arc::clone(session));
         }
-        Slot::Draft(draft) => draft.clone(),
+        Slot::Draft(draft) => Beginning::New(draft.clone()),
+        Slot::Paused(point) => {
+            if point.head.stream.as_ref() != Some(&stream) {
+                return Err(Status::failed_precondition(
+                    "the session that goes on had a stream with another header; send that one again, or create a \
+                     session",
+                ));
+            }
+            Beginning::GoesOn(point.clone())
+        }
     };
     let mode = rig.mode();
-    let opened = tokio::task::spawn_blocking(move || Session::open(&draft, stream, mode)).await;
+    let opened = tokio::task::spawn_blocking(move || Session::open(&beginning, stream, mode)).await;
     let session = opened.map_err(|_| Status::internal("opening the session panicked"))??;
     *slot = Slot::Session(Arc::clone(&session));
     Ok(session)
@@ -542,7 +551,7 @@ impl Feeder {
             channel: meta.channel,
             verdict: verdict as i32,
             decided_through: live.last().map_or(0, |step| step.decision.input_seq),
-            durable_through: live.writer().durable_through(),
+            durable_through: live.record().durable_through(),
             ..v1::Ack::default()
         }
     }

@@ -8,9 +8,14 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
-use crate::engine::{Command, CommandOutcome, EventKind, FrameItem, InputSummary, PublisherEnds, Snapshot};
+use crate::engine::{
+    Clock, Command, CommandOutcome, Engine, EventKind, Flags, FrameItem, HostClock, InputSummary, PublisherEnds,
+    SkipReason, Snapshot, UsedFrame,
+};
 use crate::frame::{FrameMeta, Image};
-use crate::journal::{JournalItem, JournalWriter, Published, Summary, WriterStatus};
+use crate::journal::{
+    JournalItem, JournalWriter, PixelsWriter, Published, RecordStatus, ResumePoint, Summary, calibration_record,
+};
 use crate::proto::v1;
 
 /// Steps that a slow subscriber may lag behind before it loses the oldest.
@@ -19,6 +24,10 @@ const STEPS_KEPT: usize = 1_024;
 const EVENTS_KEPT: usize = 100_000;
 /// Longest sleep of the publisher; it is woken after every input.
 const NAP: Duration = Duration::from_millis(20);
+/// Time between health samples, in nanoseconds.
+const HEALTH_NS: u64 = 1_000_000_000;
+/// Inputs that are not durable whose age is known; the oldest are what counts.
+const BEHIND_KEPT: usize = 1 << 16;
 
 /// Events of a session, numbered from 0 without gaps; the oldest are forgotten.
 #[derive(Debug, Default)]
@@ -80,7 +89,7 @@ pub(super) struct Live {
     ended: watch::Sender<bool>,
     realtime_ended: AtomicBool,
     baseline_done: AtomicBool,
-    writer: Arc<WriterStatus>,
+    record: Arc<RecordStatus>,
 }
 
 /// A lock whose data stay usable even if a thread panicked while it held it.
@@ -90,7 +99,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl Live {
     /// Of a session whose journal is written by `writer`.
-    pub fn new(writer: Arc<WriterStatus>) -> Self {
+    pub fn new(record: Arc<RecordStatus>) -> Self {
         Self {
             steps: broadcast::Sender::new(STEPS_KEPT),
             acks: Mutex::new(None),
@@ -109,7 +118,23 @@ impl Live {
             ended: watch::Sender::new(false),
             realtime_ended: AtomicBool::new(false),
             baseline_done: AtomicBool::new(false),
-            writer,
+            record,
+        }
+    }
+
+    /// Of a session that goes on where `point` and its `engine` stand.
+    pub fn going_on(record: Arc<RecordStatus>, point: &ResumePoint, engine: &Engine) -> Self {
+        let ensembles = engine.ensembles();
+        Self {
+            events: Mutex::new(EventLog { first_seq: point.next_event_seq, events: VecDeque::new() }),
+            events_next: watch::Sender::new(point.next_event_seq),
+            summary: Mutex::new(Summary::going_on(point.counters)),
+            calibration: Mutex::new(engine.calibration().map(calibration_record)),
+            range: Mutex::new(engine.range()),
+            ensembles: Mutex::new(Some((ensembles.plus.clone(), ensembles.minus.clone()))),
+            snapshot: Mutex::new(Some(point.state.clone())),
+            baseline_done: AtomicBool::new(!engine.baseline_runs()),
+            ..Self::new(record)
         }
     }
 
@@ -200,9 +225,9 @@ impl Live {
         lock(&self.snapshot).clone()
     }
 
-    /// How the journal fares.
-    pub fn writer(&self) -> &WriterStatus {
-        &self.writer
+    /// How the record fares.
+    pub fn record(&self) -> &RecordStatus {
+        &self.record
     }
 
     /// Whether the last baseline that began is complete: known before the next input says so.
@@ -237,33 +262,48 @@ impl Live {
     }
 }
 
+/// The files of the session's segment.
+pub(super) struct Files {
+    /// The journal.
+    pub writer: JournalWriter,
+    /// The pixels, where they are kept.
+    pub pixels: Option<PixelsWriter>,
+    /// What is durable may be this far behind before it is an event, in nanoseconds.
+    pub stall_ns: u64,
+    /// The disk is waited for rather than a record lost: for a replay, where nobody waits for a decision.
+    pub patient: bool,
+}
+
 /// The publishing thread.
 pub(super) struct Publisher {
     ends: PublisherEnds,
     live: Arc<Live>,
-    writer: JournalWriter,
+    files: Files,
+    watch: DiskWatch,
     free_frames: mpsc::Sender<FrameItem>,
-    patient: bool,
+    flags: Arc<Flags>,
+    last_health_ns: u64,
 }
 
 impl Publisher {
-    /// Publishes what comes out of `ends`; slots go back through `free_frames`. A `patient` one waits for the disk
-    /// rather than lose a record: for a replay, where nobody waits for a decision.
+    /// Publishes what comes out of `ends`; slots go back through `free_frames`.
     pub fn new(
         ends: PublisherEnds,
         live: Arc<Live>,
-        writer: JournalWriter,
+        files: Files,
         free_frames: mpsc::Sender<FrameItem>,
-        patient: bool,
+        flags: Arc<Flags>,
     ) -> Self {
-        Self { ends, live, writer, free_frames, patient }
+        let watch = DiskWatch::new(files.stall_ns);
+        Self { ends, live, files, watch, free_frames, flags, last_health_ns: HostClock.now_ns() }
     }
 
-    /// Runs until the real-time thread has ended and everything is published; then closes the journal.
+    /// Runs until the real-time thread has ended and everything is published; then closes the files.
     pub fn run(mut self) {
         loop {
             let last_turn = self.live.realtime_ended.load(Ordering::Acquire);
             let worked = self.turn();
+            self.keep_watch();
             if !worked && last_turn {
                 break;
             }
@@ -271,20 +311,27 @@ impl Publisher {
                 std::thread::park_timeout(NAP);
             }
         }
+        self.health();
         for record in lock(&self.live.summary).latency_records() {
             self.write(JournalItem::Latency(record));
         }
-        self.writer.close();
-        if let Some(failure) = self.live.writer.failure() {
-            tracing::error!("the journal is not complete: {failure}; {} records lost", self.live.writer.lost());
+        if let Some(pixels) = &mut self.files.pixels {
+            pixels.close();
+        }
+        self.files.writer.close();
+        if let Some(failure) = self.live.record().failure() {
+            let (lost, dropped) = (self.live.record().lost(), self.live.record().pixels_dropped());
+            tracing::error!(
+                "the record had trouble: {failure}; {lost} records lost, pixels of {dropped} frames dropped"
+            );
         }
     }
 
     fn write(&self, item: JournalItem) {
-        if self.patient {
-            self.writer.push_waiting(item);
+        if self.files.patient {
+            self.files.writer.push_waiting(item);
         } else {
-            self.writer.push(item);
+            self.files.writer.push(item);
         }
     }
 
@@ -292,12 +339,21 @@ impl Publisher {
         let mut worked = false;
         while let Ok(record) = self.ends.records.pop() {
             worked = true;
+            // A snapshot stands before the inputs after it: it was pushed before their records were.
+            self.take_snapshots();
             let refused = matches!(record.input, InputSummary::Refused { .. });
             let detail = if refused { lock(&self.live.refusals).pop_front() } else { None };
             let next_event = lock(&self.live.events).next_seq();
             let step = Published::new(&record, next_event, detail.as_deref());
             if let (InputSummary::Command(command), CommandOutcome::TookEffect) = (&record.input, step.outcome) {
                 self.follow(command, &step);
+            }
+            let has_slot = matches!(
+                record.input,
+                InputSummary::Frame(_) | InputSummary::Skipped { reason: SkipReason::Overload, .. }
+            );
+            if let Some(pixels) = self.files.pixels.as_mut().filter(|_| has_slot) {
+                pixels.expect(step.decision.input_seq);
             }
             // The ring has room for every record that exists.
             let _ = self.ends.free_records.push(record);
@@ -307,11 +363,96 @@ impl Publisher {
             worked = true;
             self.give_back(frame);
         }
+        worked | self.take_snapshots()
+    }
+
+    fn take_snapshots(&mut self) -> bool {
+        let mut worked = false;
         while let Ok(snapshot) = self.ends.snapshots.pop() {
             worked = true;
             self.keep(snapshot);
         }
         worked
+    }
+
+    /// Whether the disk keeps up, and how the session fares.
+    fn keep_watch(&mut self) {
+        let now_ns = HostClock.now_ns();
+        if !self.files.patient
+            && let Some((kind, seconds)) = self.watch.look(now_ns, self.live.record().durable_through())
+        {
+            let detail = match kind {
+                v1::EventKind::DiskStalled => "what is recorded waits for the disk; decisions go on",
+                _ => "everything recorded is durable again",
+            };
+            self.event(kind, 0, seconds, detail);
+        }
+        if now_ns.saturating_sub(self.last_health_ns) >= HEALTH_NS {
+            self.health();
+        }
+    }
+
+    /// Losses, and a health sample.
+    fn health(&mut self) {
+        self.last_health_ns = HostClock.now_ns();
+        let (lost, dropped) = (self.live.record().lost(), self.live.record().pixels_dropped());
+        if dropped > self.watch.dropped {
+            let count = dropped - self.watch.dropped;
+            let frame = self.live.last().map_or(0, |step| step.decision.frame_index);
+            self.watch.dropped = dropped;
+            self.event(
+                v1::EventKind::PixelsDropped,
+                frame,
+                count as f64,
+                "the disk is too slow or full for the pixels",
+            );
+        }
+        if lost > self.watch.lost {
+            let (count, seq) = (lost - self.watch.lost, self.live.last().map_or(0, |step| step.decision.input_seq));
+            (self.watch.lost, self.watch.recovers) = (lost, true);
+            let failure = self.live.record().failure().unwrap_or_default();
+            self.event(v1::EventKind::RecordsLost, seq, count as f64, &failure);
+        } else if std::mem::take(&mut self.watch.recovers) {
+            // Nothing was lost since the last look: what comes now builds on a state that is in the record.
+            self.flags.snapshot.store(true, Ordering::Release);
+        }
+        self.write_health();
+    }
+
+    fn write_health(&self) {
+        let record = self.live.record();
+        self.write(JournalItem::Health(v1::HealthRecord {
+            input_seq: self.live.last().map_or(0, |step| step.decision.input_seq),
+            host_ns: HostClock.now_ns(),
+            counters: Some(lock(&self.live.summary).counters),
+            next_event_seq: lock(&self.live.events).next_seq(),
+            durable_lag_ns: self.watch.lag_ns(HostClock.now_ns()),
+            records_waiting: record.records_waiting(),
+            frames_waiting: record.frames_waiting(),
+            pixels_dropped: record.pixels_dropped(),
+            records_lost: record.lost(),
+            resident_bytes: resident_bytes(),
+        }));
+    }
+
+    /// Something that happened outside the engine: recorded and told like every event, at the last input.
+    fn event(&self, kind: v1::EventKind, id: u64, value: f64, detail: &str) {
+        let last = self.live.last();
+        let mut log = lock(&self.live.events);
+        let event = v1::SubscribeEventsResponse {
+            event_seq: log.next_seq(),
+            input_seq: last.as_ref().map_or(0, |step| step.decision.input_seq),
+            frame_index: last.as_ref().map_or(0, |step| step.decision.frame_index),
+            device_ns: last.as_ref().map_or(0, |step| step.decision.device_ns),
+            kind: kind as i32,
+            id,
+            value,
+            detail: detail.to_owned(),
+        };
+        log.push(event.clone());
+        self.live.events_next.send_replace(log.next_seq());
+        drop(log);
+        self.write(JournalItem::Event(event));
     }
 
     /// What a command changed of the standing state.
@@ -337,6 +478,7 @@ impl Publisher {
 
     fn publish(&mut self, step: Arc<Published>) {
         self.write(JournalItem::Step(Arc::clone(&step)));
+        self.watch.published(step.decision.input_seq, HostClock.now_ns());
         let live = &self.live;
         lock(&live.summary).take(&step);
         if step.decision.calibration.is_some() {
@@ -383,8 +525,8 @@ impl Publisher {
         let _ = expected.answer.send(Arc::clone(step));
     }
 
-    fn give_back(&self, frame: FrameItem) {
-        if let FrameItem::Pixels(slot) = &frame {
+    fn give_back(&mut self, frame: UsedFrame) {
+        if let FrameItem::Pixels(slot) = &frame.item {
             let wanted = std::mem::take(&mut *lock(&self.live.previews));
             if !wanted.is_empty() {
                 let bias = slot.pixel_type.bias();
@@ -395,19 +537,114 @@ impl Publisher {
                 }
             }
         }
-        if !matches!(frame, FrameItem::Refused(..)) {
-            // The channel has room for every slot that exists.
-            let _ = self.free_frames.try_send(frame);
-        }
+        let item = match (&mut self.files.pixels, frame.item) {
+            (_, FrameItem::Refused(..)) => return,
+            (Some(pixels), item @ FrameItem::Pixels(_)) => {
+                let Some(item) = pixels.push(UsedFrame { item, ..frame }) else { return };
+                item
+            }
+            (_, item) => item,
+        };
+        // The channel has room for every slot that exists.
+        let _ = self.free_frames.try_send(item);
     }
 
     fn keep(&mut self, snapshot: Box<Snapshot>) {
         *lock(&self.live.snapshot) = Some(snapshot.state.clone());
+        // The counters of the very input that the state is of.
+        self.write_health();
         self.write(JournalItem::Snapshot(v1::SnapshotRecord {
             input_seq: snapshot.input_seq,
             state: snapshot.state.clone(),
             limits: snapshot.limits.clone(),
         }));
         let _ = self.ends.free_snapshots.push(snapshot);
+    }
+}
+
+/// Watches how far what is durable lags behind what is published.
+struct DiskWatch {
+    stall_ns: u64,
+    /// Inputs that are not durable, with when they were published.
+    behind: VecDeque<(u64, u64)>,
+    /// The largest lag of a stall that lasts, in nanoseconds.
+    stalled_ns: Option<u64>,
+    /// What was announced so far.
+    dropped: u64,
+    lost: u64,
+    /// Records were lost at the last look.
+    recovers: bool,
+}
+
+impl DiskWatch {
+    fn new(stall_ns: u64) -> Self {
+        Self { stall_ns, behind: VecDeque::new(), stalled_ns: None, dropped: 0, lost: 0, recovers: false }
+    }
+
+    fn published(&mut self, input_seq: u64, now_ns: u64) {
+        // A disk that never answers again must not fill the memory; the oldest tells how long it has been.
+        if self.behind.len() < BEHIND_KEPT {
+            self.behind.push_back((input_seq, now_ns));
+        }
+    }
+
+    fn lag_ns(&self, now_ns: u64) -> u64 {
+        self.behind.front().map_or(0, |(_, since_ns)| now_ns.saturating_sub(*since_ns))
+    }
+
+    /// The beginning or the end of a stall, with its length so far, in seconds.
+    fn look(&mut self, now_ns: u64, durable_through: Option<u64>) -> Option<(v1::EventKind, f64)> {
+        while self.behind.front().is_some_and(|(seq, _)| durable_through.is_some_and(|through| *seq <= through)) {
+            self.behind.pop_front();
+        }
+        let lag_ns = self.lag_ns(now_ns);
+        match self.stalled_ns {
+            None if lag_ns > self.stall_ns => {
+                self.stalled_ns = Some(lag_ns);
+                Some((v1::EventKind::DiskStalled, lag_ns as f64 / 1e9))
+            }
+            Some(longest_ns) if lag_ns <= self.stall_ns => {
+                self.stalled_ns = None;
+                Some((v1::EventKind::DiskAnswers, longest_ns as f64 / 1e9))
+            }
+            Some(longest_ns) => {
+                self.stalled_ns = Some(longest_ns.max(lag_ns));
+                None
+            }
+            None => None,
+        }
+    }
+}
+
+/// Memory of this process that is resident, in bytes; 0 where the system does not say.
+fn resident_bytes() -> u64 {
+    #[cfg(target_os = "linux")]
+    {
+        let pages = std::fs::read_to_string("/proc/self/statm").ok();
+        let pages = pages.and_then(|text| text.split_whitespace().nth(1)?.parse::<u64>().ok());
+        pages.unwrap_or(0) * rustix::param::page_size() as u64
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_lags_is_one_event_and_its_return_another() {
+        let mut watch = DiskWatch::new(100);
+        watch.published(1, 0);
+        watch.published(2, 90);
+        assert_eq!(watch.look(100, None), None);
+        assert_eq!(watch.look(101, None), Some((v1::EventKind::DiskStalled, 101e-9)));
+        assert_eq!(watch.look(150, None), None);
+        // The first is durable now, and the second has not waited long.
+        assert_eq!(watch.look(160, Some(1)), Some((v1::EventKind::DiskAnswers, 150e-9)));
+        assert_eq!(watch.look(200, Some(2)), None);
+        assert_eq!(watch.lag_ns(10_000), 0);
     }
 }

@@ -12,7 +12,7 @@ use super::idempotency::AnswerBook;
 use super::session::Session;
 use crate::config::{RigConfig, hash, load_text, to_toml};
 use crate::engine::{Command, CommandOutcome};
-use crate::journal::{check_name, session_name};
+use crate::journal::{ResumePoint, check_name, session_name};
 use crate::sample::RoiSet;
 
 /// How long the session gets to take the stop when the service ends.
@@ -39,6 +39,8 @@ pub(super) struct Draft {
 pub(super) enum Slot {
     Empty,
     Draft(Box<Draft>),
+    /// A session that goes on as soon as its stream comes again.
+    Paused(Box<ResumePoint>),
     Session(Arc<Session>),
 }
 
@@ -65,6 +67,15 @@ impl Rig {
             stopping: AtomicBool::new(false),
             closing: watch::Sender::new(false),
         })
+    }
+
+    /// A rig whose session is one that an earlier service left: it goes on when its stream comes again.
+    pub fn continuing(default_config: RigConfig, point: ResumePoint) -> Arc<Self> {
+        let mut rig = Self::new(default_config, RigMode::Live);
+        if let Some(rig) = Arc::get_mut(&mut rig) {
+            rig.slot = Mutex::new(Slot::Paused(Box::new(point)));
+        }
+        rig
     }
 
     /// What the service is for.
@@ -122,7 +133,7 @@ impl Rig {
     pub(super) async fn session(&self) -> Result<Arc<Session>, Status> {
         match &*self.slot.lock().await {
             Slot::Session(session) => Ok(Arc::clone(session)),
-            Slot::Draft(_) => Err(Status::failed_precondition(
+            Slot::Draft(_) | Slot::Paused(_) => Err(Status::failed_precondition(
                 "the session waits for its stream: open IngestFrames or IngestRoiValues and send the header first",
             )),
             Slot::Empty => Err(Status::not_found("no session: call CreateSession first")),

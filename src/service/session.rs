@@ -10,18 +10,18 @@ use rtrb::Producer;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 
-use super::publisher::{Live, Publisher};
+use super::publisher::{Files, Live, Publisher};
 use super::rig::{Draft, RigMode, turned};
-use crate::config::RigConfig;
 use crate::config::outputs::{RewardDevice, RewardOutputConfig};
+use crate::config::{FramesKept, RigConfig, load_text};
 use crate::engine::{
-    Command, CommandOutcome, Driver, Engine, Flags, FrameItem, HostClock, LimitTime, Realtime, RealtimeSettings,
-    ServiceEnds, StreamShape, ValuesSlot, report_of, rings,
+    Clock, Command, CommandOutcome, DeviceReport, Driver, Engine, Flags, FrameItem, HostClock, LimitTime, Realtime,
+    RealtimeSettings, ServiceEnds, StreamShape, ValuesSlot, report_of, rings,
 };
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::journal::{Published, SessionDirectory, shape_of_head, state_name};
+use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name};
 use crate::proto::v1;
-use crate::sample::rois_of;
+use crate::sample::{RoiSet, rois_of};
 use crate::trigger::{Limits, SerialReader, SerialTrigger, Trigger, simulated_trigger};
 
 /// How long a new stream waits for the one before it to be done: an adapter that reconnects after a crash may be faster
@@ -64,63 +64,99 @@ struct Threads {
     stop_reader: Arc<AtomicBool>,
 }
 
+/// What a session begins with.
+pub(super) enum Beginning {
+    /// A draft.
+    New(Box<Draft>),
+    /// Where an earlier service left it.
+    GoesOn(Box<ResumePoint>),
+}
+
 /// The rewards' device, and, where it has one, the half that reads what it answers.
 type Device = (Box<dyn Trigger + Send>, Option<SerialReader>);
 
 impl Session {
-    /// Opens a session for a stream: reads the ROIs, builds the engine, opens the device, makes the directory, starts
-    /// the threads. Blocks for as long as that takes; not for tokio's own threads.
-    pub fn open(draft: &Draft, stream: v1::session_head::Stream, mode: RigMode) -> Result<Arc<Self>, Status> {
-        let config = draft.config.clone();
-        let shape = shape_of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
-        let rois = rois_of(draft.rois.as_ref(), &config.rois.file, shape.geometry())
-            .map_err(|e| Status::failed_precondition(e.to_string()))?;
-        let engine = Engine::new(&config, &rois, &shape, 0).map_err(|e| Status::failed_precondition(e.to_string()))?;
+    /// Opens a session for a stream: reads the ROIs, builds the engine, opens the device, makes the directory or the
+    /// next segment in it, starts the threads. Blocks for as long as that takes; not for tokio's own threads.
+    pub fn open(beginning: &Beginning, stream: v1::session_head::Stream, mode: RigMode) -> Result<Arc<Self>, Status> {
+        let refused = |e: &dyn std::fmt::Display| Status::failed_precondition(e.to_string());
+        let config = match beginning {
+            Beginning::New(draft) => draft.config.clone(),
+            Beginning::GoesOn(point) => load_text(&point.head.config_toml, &[]).map_err(|e| refused(&e))?,
+        };
+        let mut limits =
+            Some(Limits::new(&config.limits)).filter(|_| config.outputs.reward.device != RewardDevice::None);
+        let (engine, rois) = match beginning {
+            Beginning::New(draft) => {
+                let shape = shape_of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
+                let rois =
+                    rois_of(draft.rois.as_ref(), &config.rois.file, shape.geometry()).map_err(|e| refused(&e))?;
+                (Engine::new(&config, &rois, &shape, 0).map_err(|e| refused(&e))?, rois)
+            }
+            Beginning::GoesOn(point) => {
+                let mut engine = engine_of(&point.head).map_err(|e| refused(&e))?;
+                engine.load(&point.state).map_err(|e| refused(&e))?;
+                if let Some(limits) = limits.as_mut().filter(|_| !point.limits.is_empty()) {
+                    limits.load(&point.limits, HostClock.now_ns()).map_err(|e| refused(&e))?;
+                }
+                (engine, RoiSet::default())
+            }
+        };
+        // The device first: a session whose valve is missing leaves no directory behind.
         let (trigger, reader) = open_device(&config.outputs.reward, mode)?;
-        let directory = SessionDirectory::create(&config, &draft.name, &rois, stream)
-            .map_err(|e| Status::failed_precondition(e.to_string()))?;
-        let SessionDirectory { session_id, path, head, writer } = directory;
-        let slots = config.engine.queue_frames as usize;
+        let directory = match beginning {
+            Beginning::New(draft) => SessionDirectory::create(&config, &draft.name, &rois, stream),
+            Beginning::GoesOn(point) => SessionDirectory::go_on(&config, point),
+        };
+        let directory = directory.map_err(|e| refused(&e))?;
+        let shape = shape_of_head(&directory.head);
+        let keeps_pixels = config.record.frames != FramesKept::None;
+        // Slots whose pixels wait for the disk come on top of those that wait for the engine.
+        let slots = (config.engine.queue_frames + if keeps_pixels { config.record.frames_queue } else { 0 }) as usize;
         let (thread_ends, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), slots);
-        let ServiceEnds { frames, commands, mut replies, publisher, flags } = ends;
+        let ServiceEnds { frames, commands, replies, publisher, flags } = ends;
         let (free_frames, free) = mpsc::channel(slots + 1);
         for _ in 0..slots {
             // The channel was made for this many.
             let _ = free_frames.try_send(new_slot(&shape));
         }
+        let give_back = free_frames.clone();
+        let patient = mode == RigMode::Replay;
+        let pixels = directory
+            .open_pixels(&config, engine.roi_boxes(), patient, move |slot| {
+                let _ = give_back.try_send(slot);
+            })
+            .map_err(|e| refused(&e))?;
+        let SessionDirectory { session_id, path, head, writer } = directory;
         let settings = settings(&config, &head, mode);
-        let limits = Some(Limits::new(&config.limits)).filter(|_| config.outputs.reward.device != RewardDevice::None);
         let limit_time = if mode == RigMode::Live { LimitTime::Host } else { LimitTime::Recording };
         let outputs = vec![format!("reward: {}", trigger.name())];
+        let live = Arc::new(match beginning {
+            Beginning::New(_) => Live::new(writer.status()),
+            Beginning::GoesOn(point) => Live::going_on(writer.status(), point, &engine),
+        });
         let driver = Driver::new(engine, HostClock, limits, limit_time, trigger, config.outputs.reward.ack_timeout_ms);
-        let live = Arc::new(Live::new(writer.status()));
-        let publisher = Publisher::new(publisher, Arc::clone(&live), writer, free_frames, mode == RigMode::Replay);
+        let files = Files { writer, pixels, stall_ns: u64::from(config.record.stall_event_ms) * 1_000_000, patient };
+        let publisher = Publisher::new(publisher, Arc::clone(&live), files, free_frames, Arc::clone(&flags));
         let publisher = spawn("apical-publish", move || publisher.run())?;
-        let publisher_thread = publisher.thread().clone();
+        let mut thread = Realtime::new(driver, thread_ends, settings, publisher.thread().clone());
+        let continuation = match beginning {
+            Beginning::New(_) => None,
+            Beginning::GoesOn(point) => Some(point.continuation.clone()),
+        };
         let done = Arc::clone(&live);
         let realtime = spawn("apical-realtime", move || {
-            drop(Realtime::new(driver, thread_ends, settings, publisher_thread).run());
+            if let Some(continuation) = &continuation {
+                thread.continue_with(continuation);
+            }
+            drop(thread.run());
             done.realtime_ended();
         })?;
         let thread = realtime.thread().clone();
         let stop_reader = Arc::new(AtomicBool::new(false));
         let reader = match reader {
             None => None,
-            Some(reader) => {
-                let (stop, wake) = (Arc::clone(&stop_reader), thread.clone());
-                Some(spawn("apical-device", move || {
-                    reader.run(
-                        |event| {
-                            if let Some(report) = report_of(&event) {
-                                // A full ring means that the thread is gone or flooded; the timeout will say `unknown`.
-                                let _ = replies.push(report);
-                                wake.unpark();
-                            }
-                        },
-                        &stop,
-                    );
-                })?)
-            }
+            Some(reader) => Some(spawn_reader(reader, replies, thread.clone(), Arc::clone(&stop_reader))?),
         };
         Ok(Arc::new(Self {
             id: session_id,
@@ -210,8 +246,10 @@ impl Session {
                 trusted: d.offset_trusted,
             }),
             decided_through: d.input_seq,
-            durable_through: live.writer().durable_through(),
-            records_lost: live.writer().lost(),
+            durable_through: live.record().durable_through(),
+            records_lost: live.record().lost(),
+            pixels_dropped: live.record().pixels_dropped(),
+            segment: self.head.segment,
             outputs: self.outputs.clone(),
             version,
             plus: ensembles.0,
@@ -322,6 +360,27 @@ impl Session {
         self.ended.store(true, Ordering::Release);
         self.live.end();
     }
+}
+
+/// The thread that hears what the device says, and hands it to the real-time thread.
+fn spawn_reader(
+    reader: SerialReader,
+    mut replies: Producer<DeviceReport>,
+    wake: Thread,
+    stop: Arc<AtomicBool>,
+) -> Result<JoinHandle<()>, Status> {
+    spawn("apical-device", move || {
+        reader.run(
+            |event| {
+                if let Some(report) = report_of(&event) {
+                    // A full ring means that the thread is gone or flooded; the timeout will say `unknown`.
+                    let _ = replies.push(report);
+                    wake.unpark();
+                }
+            },
+            &stop,
+        );
+    })
 }
 
 /// A thread with a name.

@@ -1,0 +1,182 @@
+//! An MCAP file that grows in sealed blocks.
+//!
+//! The MCAP writer writes to memory; [`SealedFile::seal`] ends the chunk, appends the [`Seal`] of everything since the
+//! last one, and [`SealedFile::sync`] brings the block to the disk in one piece. A write that fails (a full disk)
+//! changes nothing: the block stays in memory and is written again, over what the failure left, by the next sync.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Seek, SeekFrom, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use mcap::records::MessageHeader;
+use mcap::write::NoSeek;
+use mcap::{Compression, WriteOptions, Writer};
+
+use super::seal::{SEAL_OPCODE, Seal};
+use crate::config::SyncPolicy;
+use crate::proto::DESCRIPTOR_SET;
+
+/// Messages wait in memory for at most this many bytes before they become a chunk.
+const CHUNK_BYTES: usize = 1 << 20;
+/// Bytes that may wait for a disk that takes none, before messages are refused.
+const WAITING_BYTES_MAX: usize = 64 << 20;
+
+/// What the MCAP writer writes to; shared with the file that takes it out again. One thread uses both ends.
+#[derive(Debug, Clone, Default)]
+struct Memory(Arc<Mutex<Vec<u8>>>);
+
+impl Memory {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl Write for Memory {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// The file. Channels are numbered as the topics were given.
+pub(super) struct SealedFile {
+    path: PathBuf,
+    file: File,
+    policy: SyncPolicy,
+    memory: Memory,
+    writer: Writer<NoSeek<Memory>>,
+    channels: Vec<u16>,
+    sequence: Vec<u32>,
+    /// Bytes of messages since the last chunk ended.
+    in_chunk: usize,
+    /// Where the block that grows now begins.
+    block_start: u64,
+    /// Bytes of the block that grows now that have left the MCAP writer.
+    block: Vec<u8>,
+    /// Sealed blocks that the disk has not taken.
+    waiting: Vec<u8>,
+    /// Bytes that it has taken.
+    written: u64,
+}
+
+impl SealedFile {
+    /// Creates the file, which must not exist, with a channel for each topic: its name and its message's type.
+    pub fn create(path: &Path, topics: &[(&str, &str)], policy: SyncPolicy) -> io::Result<Self> {
+        let file = File::options().write(true).create_new(true).open(path)?;
+        let memory = Memory::default();
+        let options = WriteOptions::new()
+            .compression(Some(Compression::Lz4))
+            .chunk_size(None)
+            .disable_seeking(true)
+            .profile("apical");
+        let mut writer = options.create(NoSeek::new(memory.clone())).map_err(error)?;
+        let mut channels = Vec::with_capacity(topics.len());
+        for (topic, message) in topics {
+            let schema = writer.add_schema(message, "protobuf", DESCRIPTOR_SET).map_err(error)?;
+            channels.push(writer.add_channel(schema, topic, "protobuf", &BTreeMap::new()).map_err(error)?);
+        }
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            policy,
+            memory,
+            writer,
+            sequence: vec![0; channels.len()],
+            channels,
+            in_chunk: 0,
+            block_start: 0,
+            block: Vec::new(),
+            waiting: Vec::new(),
+            written: 0,
+        })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether a disk that takes nothing has filled what may wait for it.
+    pub fn is_full(&self) -> bool {
+        self.waiting.len() + self.block.len() + self.in_chunk > WAITING_BYTES_MAX
+    }
+
+    /// Appends a message.
+    pub fn message(&mut self, topic: usize, log_time: u64, publish_time: u64, bytes: &[u8]) -> io::Result<()> {
+        let sequence = self.sequence[topic];
+        let header = MessageHeader { channel_id: self.channels[topic], sequence, log_time, publish_time };
+        self.writer.write_to_known_channel(&header, bytes).map_err(error)?;
+        self.sequence[topic] = sequence.wrapping_add(1);
+        self.in_chunk += bytes.len();
+        Ok(())
+    }
+
+    /// Ends a chunk that has grown large. Called between records that belong together, never within.
+    pub fn end_large_chunk(&mut self) -> io::Result<()> {
+        if self.in_chunk >= CHUNK_BYTES {
+            self.end_chunk()?;
+        }
+        Ok(())
+    }
+
+    fn end_chunk(&mut self) -> io::Result<()> {
+        self.writer.flush().map_err(error)?;
+        self.in_chunk = 0;
+        self.block.append(&mut self.memory.take());
+        Ok(())
+    }
+
+    /// Seals everything since the last seal; `last_input_seq` is the last input that is whole in the file.
+    pub fn seal(&mut self, last_input_seq: Option<u64>) -> io::Result<()> {
+        self.end_chunk()?;
+        if self.block.is_empty() {
+            return Ok(());
+        }
+        let block_bytes = self.block.len() as u64;
+        let block_crc = crc32fast::hash(&self.block);
+        let seal = Seal { block_start: self.block_start, block_bytes, last_input_seq, block_crc };
+        self.writer.write_private_record(SEAL_OPCODE, &seal.encode(), Default::default()).map_err(error)?;
+        self.block.append(&mut self.memory.take());
+        self.block_start += self.block.len() as u64;
+        self.waiting.append(&mut self.block);
+        Ok(())
+    }
+
+    /// Brings what is sealed to the disk, as the policy has it.
+    pub fn sync(&mut self) -> io::Result<()> {
+        if !self.waiting.is_empty() {
+            self.file.seek(SeekFrom::Start(self.written))?;
+            self.file.write_all(&self.waiting)?;
+            self.written += self.waiting.len() as u64;
+            self.waiting.clear();
+        }
+        match self.policy {
+            SyncPolicy::Disk => self.file.sync_data(),
+            SyncPolicy::System => Ok(()),
+        }
+    }
+
+    /// Seals, ends the MCAP file with its summary, and brings it to the disk.
+    pub fn finish(&mut self, last_input_seq: Option<u64>) -> io::Result<()> {
+        self.seal(last_input_seq)?;
+        self.writer.finish().map_err(error)?;
+        self.waiting.append(&mut self.memory.take());
+        self.sync()?;
+        // What a failed write left behind the end, should there have been one.
+        self.file.set_len(self.written)?;
+        self.file.sync_all()
+    }
+}
+
+fn error(error: mcap::McapError) -> io::Error {
+    match error {
+        mcap::McapError::Io(e) => e,
+        other => io::Error::other(other),
+    }
+}
