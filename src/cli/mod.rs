@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod export;
 mod in_process;
+mod inspect;
 mod play;
 mod replay;
 mod serve;
@@ -48,6 +49,8 @@ enum Command {
     Calibrate(calibrate::CalibrateArgs),
     /// Recompute a session from its recorded inputs and compare every decision, bit for bit.
     Verify(verify::VerifyArgs),
+    /// Show what a session holds: segments, gaps, rates, rewards, latency; and where it is damaged.
+    Inspect(inspect::InspectArgs),
     /// Write a session as tables.
     Export(export::ExportArgs),
     /// Check a configuration and print it with every default.
@@ -91,6 +94,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args, json),
         Command::Calibrate(args) => calibrate::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Inspect(args) => inspect::run(&args, json),
         Command::Export(args) => export::run(&args, json),
         Command::Config(args) => config::run(&args, json),
         Command::Valve(args) => valve::run(&args, json),

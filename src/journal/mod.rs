@@ -10,6 +10,7 @@
 
 mod convert;
 mod directory;
+pub mod inspect;
 mod reader;
 mod summary;
 mod verify;
@@ -21,6 +22,7 @@ pub use convert::{
     shape_of_header, state_name,
 };
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
+pub use inspect::{Counters, DamageFound, Inspection, Segment, inspect};
 pub use reader::{JournalError, JournalRecord, SessionFiles, read_journal};
 pub use summary::{Percentiles, Summary};
 pub use verify::{Difference, VerifyError, VerifyReport, engine_of, verify};
