@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, print_json};
+use super::page::{LISTED, Page, plural};
+use super::{Outcome, print_json, print_text};
 use crate::journal::inspect::{Gap, GapKind, Rate};
 use crate::journal::{Counters, DamageFound, Inspection, Segment, SessionFiles, inspect, wall_text};
 
@@ -15,8 +16,6 @@ pub(super) struct InspectArgs {
     directory: PathBuf,
 }
 
-/// Lines of a list that are printed; `--json` has them all.
-const LISTED: usize = 12;
 /// Outcomes of trials in a row of text.
 const OUTCOMES_IN_ROW: usize = 80;
 
@@ -26,74 +25,80 @@ pub(super) fn run(args: &InspectArgs, json: bool) -> anyhow::Result<Outcome> {
     if json {
         print_json(&found)?;
     } else {
-        print(&found);
+        print_text(page_of(&found).text())?;
     }
     Ok(if found.whole { Outcome::Good } else { Outcome::Bad })
 }
 
-fn print(found: &Inspection) {
+fn page_of(found: &Inspection) -> Page {
+    let mut page = Page::default();
     let name = if found.session_id.is_empty() { "(no head)" } else { &found.session_id };
     let count = found.segments.len();
-    line("session", &format!("{name}   {}", found.directory.display()));
+    page.line("session", format!("{name}   {}", found.directory.display()));
     let state = match (found.whole, found.damage.is_empty()) {
         (true, true) => "whole",
         (true, false) => "not closed: a crash, or it still runs",
         (false, _) => "DAMAGED",
     };
-    line("", &format!("{count} segment{}, {}, {state}", plural(count as u64), size(found.bytes)));
-    damage(&found.damage);
+    page.line("", format!("{count} segment{}, {}, {state}", plural(count as u64), size(found.bytes)));
+    damage(&mut page, &found.damage);
     if count > 1 {
-        println!("\nall segments");
-        counters(&found.counters, "");
+        page.plain("\nall segments");
+        counters(&mut page, &found.counters, "");
     }
-    found.segments.iter().for_each(segment);
+    found.segments.iter().for_each(|s| segment(&mut page, s));
+    page
 }
 
-fn line(label: &str, text: &str) {
-    println!("{label:<10} {text}");
-}
-
-fn damage(damage: &[DamageFound]) {
+fn damage(page: &mut Page, damage: &[DamageFound]) {
     let mut label = "damage";
     for d in damage {
         let after = d.after_messages.map_or(String::new(), |n| format!(" after {n} whole messages"));
-        let end = if d.unfinished { " (what was synced before is all there)" } else { "" };
-        line(label, &format!("{}{after}: {}{end}", d.file, d.what));
+        page.line(label, format!("{}{after}: {}", d.file, d.what));
         label = "";
+        if d.unfinished {
+            page.line("", "what was synced before that is all there");
+        }
     }
 }
 
-fn segment(s: &Segment) {
-    println!();
+fn segment(page: &mut Page, s: &Segment) {
+    page.plain("");
     let ended = if s.ended { "ended" } else { "not ended" };
     let began = wall_text(s.started_unix_ns);
-    println!("segment {}  {began}  {}  {}, {} messages, {ended}", s.segment, s.file, size(s.bytes), s.messages);
+    page.plain(format!(
+        "segment {}  {began}  {}  {}, {} messages, {ended}",
+        s.segment,
+        s.file,
+        size(s.bytes),
+        s.messages
+    ));
     let short = |text: &str| text.chars().take(12).collect::<String>();
     let (commit, config) = (short(&s.commit), short(&s.config_sha256));
-    line("software", &format!("apical {}, commit {commit}; configuration {config}", s.version));
-    line("stream", &stream(s));
-    inputs(s);
-    counters(&s.counters, &frames_of(s));
+    page.line("software", format!("apical {}, commit {commit}; configuration {config}", s.version));
+    page.line("stream", &stream(s));
+    inputs(page, s);
+    counters(page, &s.counters, &frames_of(s));
     let (device, host) = (s.duration_device_s, s.duration_host_s);
-    line("duration", &format!("{device:.3} s by the microscope, {host:.3} s by the host"));
-    rate("rate", "scanned", s.rate_device.as_ref());
-    rate("", "arrived", s.rate_host.as_ref());
-    gaps(s);
-    baselines(s);
-    trials(s);
-    rewards(s);
+    page.line("duration", format!("{device:.3} s by the microscope, {host:.3} s by the host"));
+    rate(page, "rate", "scanned", s.rate_device.as_ref());
+    rate(page, "", "arrived", s.rate_host.as_ref());
+    gaps(page, s);
+    baselines(page, s);
+    trials(page, s);
+    rewards(page, s);
     let snapshots = &s.snapshots;
     let after: Vec<String> = snapshots.inputs.iter().map(u64::to_string).collect();
     let inputs = if after.is_empty() { String::new() } else { format!(", after inputs {}", shortened(&after)) };
-    line("snapshots", &format!("{}, {}{inputs}", snapshots.count, size(snapshots.bytes)));
+    page.line("snapshots", format!("{}, {}{inputs}", snapshots.count, size(snapshots.bytes)));
     let operator = |who: &str| if who.is_empty() { "?".to_owned() } else { who.to_owned() };
-    list("commands", &s.commands, |c| {
+    page.list("commands", &s.commands, |c| {
         format!("frame {:>7}  {:<12}  {}: {}", c.frame, operator(&c.operator), c.command, c.outcome)
     });
-    list("warnings", &s.warnings, String::clone);
+    page.list("warnings", &s.warnings, String::clone);
     let kinds: Vec<String> = s.events.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-    wrapped("events", &kinds);
-    latencies(s);
+    page.words("events", &kinds);
+    latencies(page, s);
 }
 
 fn stream(s: &Segment) -> String {
@@ -110,11 +115,11 @@ fn stream(s: &Segment) -> String {
     }
 }
 
-fn inputs(s: &Segment) {
+fn inputs(page: &mut Page, s: &Segment) {
     let i = &s.inputs;
-    let (Some(first), Some(last)) = (i.first, i.last) else { return line("inputs", "none") };
+    let (Some(first), Some(last)) = (i.first, i.last) else { return page.line("inputs", "none") };
     let kinds: Vec<String> = i.kinds.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
-    line("inputs", &format!("{first} .. {last}: {}", kinds.join(", ")));
+    page.line("inputs", format!("{first} .. {last}: {}", kinds.join(", ")));
 }
 
 fn frames_of(s: &Segment) -> String {
@@ -124,18 +129,18 @@ fn frames_of(s: &Segment) -> String {
     }
 }
 
-fn counters(c: &Counters, more: &str) {
+fn counters(page: &mut Page, c: &Counters, more: &str) {
     let (decided, doubted) = (c.frames_decided, c.frames_doubted);
     let lost = format!("{} skipped, {} refused", c.frames_skipped, c.frames_refused);
-    line("frames", &format!("{} in, {decided} decided ({doubted} doubted), {lost}{more}", c.frames_in));
+    page.line("frames", format!("{} in, {decided} decided ({doubted} doubted), {lost}{more}", c.frames_in));
     let outcomes = format!("{} hits, {} aversive, {} misses", c.hits, c.aversive, c.misses);
-    line("trials", &format!("{} begun: {outcomes}", c.trials));
+    page.line("trials", format!("{} begun: {outcomes}", c.trials));
     let sent = format!("{} sent, {} acknowledged", c.rewards_sent, c.rewards_acknowledged);
     let rest = format!("{} unknown, {} limited", c.rewards_unknown, c.rewards_limited);
-    line("rewards", &format!("{} intended, {sent}, {rest}", c.rewards_intended));
+    page.line("rewards", format!("{} intended, {sent}, {rest}", c.rewards_intended));
 }
 
-fn rate(label: &str, what: &str, rate: Option<&Rate>) {
+fn rate(page: &mut Page, label: &str, what: &str, rate: Option<&Rate>) {
     let text = match rate {
         None => "not measured".to_owned(),
         Some(r) => format!(
@@ -143,26 +148,26 @@ fn rate(label: &str, what: &str, rate: Option<&Rate>) {
             r.rate_hz, r.period_median_ms, r.jitter_ms, r.longest_ms, r.longest_before_frame
         ),
     };
-    line(label, &format!("{what} {text}"));
+    page.line(label, format!("{what} {text}"));
 }
 
-fn gaps(s: &Segment) {
+fn gaps(page: &mut Page, s: &Segment) {
     let g = &s.gaps;
     let all = g.missing_runs + g.overload_runs + g.silences;
     if all == 0 {
-        return line("gaps", "none");
+        return page.line("gaps", "none");
     }
-    line("gaps", &{
+    page.line("gaps", &{
         let missing = format!("{} frames missing in {} runs", g.missing_frames, g.missing_runs);
         let overload = format!("{} skipped in {}", g.overload_frames, g.overload_runs);
         format!("{missing}, {overload}, {} silences of {:.3} s together", g.silences, g.silent_s)
     });
     for gap in g.first.iter().take(LISTED) {
-        line("", &format!("  {}", told(gap)));
+        page.line("", format!("  {}", told(gap)));
     }
     let listed = g.first.len().min(LISTED) as u64;
     if all > listed {
-        line("", &format!("  and {} more", all - listed));
+        page.line("", format!("  and {} more", all - listed));
     }
 }
 
@@ -177,8 +182,8 @@ fn told(gap: &Gap) -> String {
     }
 }
 
-fn baselines(s: &Segment) {
-    list("baseline", &s.baselines, |b| match b.last_frame {
+fn baselines(page: &mut Page, s: &Segment) {
+    page.list("baseline", &s.baselines, |b| match b.last_frame {
         None => format!("begun at frame {}, not complete", b.started_frame),
         Some(last) => {
             let template = b.template_score.map_or(String::new(), |score| {
@@ -190,7 +195,7 @@ fn baselines(s: &Segment) {
             format!("{frames} good frames, to frame {last}{template}; detector {detector:.1} counts")
         }
     });
-    list("threshold", &s.thresholds, |t| {
+    page.list("threshold", &s.thresholds, |t| {
         let low = t.range_low.map_or(String::new(), |low| format!(", low {low:.4}"));
         let how = match (t.chance_fraction, t.z_half) {
             (Some(chance), z) => {
@@ -204,7 +209,7 @@ fn baselines(s: &Segment) {
     });
 }
 
-fn trials(s: &Segment) {
+fn trials(page: &mut Page, s: &Segment) {
     let letter = |outcome: &str| match outcome {
         "hit" => 'H',
         "aversive" => 'A',
@@ -214,23 +219,19 @@ fn trials(s: &Segment) {
     let row: Vec<char> = s.trials.iter().map(|t| letter(t.outcome)).collect();
     let mut label = "outcomes";
     for part in row.chunks(OUTCOMES_IN_ROW) {
-        line(label, &part.iter().collect::<String>());
+        page.line(label, &part.iter().collect::<String>());
         label = "";
     }
 }
 
-fn rewards(s: &Segment) {
+fn rewards(page: &mut Page, s: &Segment) {
     let (r, on) = (&s.rewards, &s.rewards.on);
-    let bound = |ms: Option<f64>| ms.map_or(String::new(), |ms| format!(" of {ms:.0}"));
+    let bound = |ms: Option<f64>| ms.map_or(String::new(), |ms| format!("; limit {ms:.0} ms"));
     if on.total_ms > 0.0 {
-        let (total, host, device) = (on.total_ms, on.most_in_60_s_host_ms, on.most_in_60_s_device_ms);
-        let most = format!("{device:.1} in 60 s of the microscope's clock, {host:.1} of the host's");
-        line(
-            "open",
-            &format!("{total:.1}{} ms; at most {most}{}", bound(on.limit_per_session_ms), {
-                bound(on.limit_per_minute_ms)
-            }),
-        );
+        let (host, device) = (on.most_in_60_s_host_ms, on.most_in_60_s_device_ms);
+        page.line("valve", format!("open {:.1} ms{}", on.total_ms, bound(on.limit_per_session_ms)));
+        let most = format!("{device:.1} ms on the microscope's clock, {host:.1} ms on the host's");
+        page.line("", format!("in any 60 s at most {most}{}", bound(on.limit_per_minute_ms)));
     }
     let mut notes = Vec::new();
     if r.by_hand > 0 {
@@ -243,17 +244,20 @@ fn rewards(s: &Segment) {
         notes.push(format!("{} writes failed, {} refused by the device", r.writes_failed, r.refused_by_device));
     }
     if !notes.is_empty() {
-        line("", &notes.join(", "));
+        page.line("", &notes.join(", "));
     }
-    list("limits", &r.limits_reached, |l| format!("{} x {}, first at frame {}", l.count, l.limit, l.first_frame));
-    list("faults", &s.device_faults, |f| format!("frame {:>7}  {}", f.frame, f.what));
+    page.list("limits", &r.limits_reached, |l| format!("{} x {}, first at frame {}", l.count, l.limit, l.first_frame));
+    page.list("faults", &s.device_faults, |f| format!("frame {:>7}  {}", f.frame, f.what));
 }
 
-fn latencies(s: &Segment) {
+fn latencies(page: &mut Page, s: &Segment) {
     if s.latency_us.iter().all(|l| l.us.n == 0) {
-        return line("latency", "not measured");
+        return page.line("latency", "not measured");
     }
-    println!("{:<32} {:>9} {:>9} {:>9} {:>9} {:>9}", "latency in us", "median", "99 %", "99.9 %", "max", "frames");
+    page.plain(format!(
+        "{:<32} {:>9} {:>9} {:>9} {:>9} {:>9}",
+        "latency in us", "median", "99 %", "99.9 %", "max", "frames"
+    ));
     for l in s.latency_us.iter().filter(|l| l.us.n > 0) {
         let name = match l.stage {
             "total" => "frame in -> decision",
@@ -261,33 +265,10 @@ fn latencies(s: &Segment) {
             stage => stage,
         };
         let p = &l.us;
-        println!("{:10} {name:<21} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>9}", "", p.p50, p.p99, p.p999, p.max, p.n);
-    }
-}
-
-/// The first items of a list, a line each, and how many more there are.
-fn list<T>(label: &str, items: &[T], text: impl Fn(&T) -> String) {
-    for (k, item) in items.iter().take(LISTED).enumerate() {
-        line(if k == 0 { label } else { "" }, &text(item));
-    }
-    if items.len() > LISTED {
-        line("", &format!("and {} more", items.len() - LISTED));
-    }
-}
-
-/// Words separated by commas, in as many lines as they need.
-fn wrapped(label: &str, words: &[String]) {
-    let (mut label, mut row) = (label, String::new());
-    for word in words {
-        if !row.is_empty() && row.len() + word.len() > 84 {
-            line(label, &format!("{row},"));
-            label = "";
-            row.clear();
-        }
-        row = if row.is_empty() { word.clone() } else { format!("{row}, {word}") };
-    }
-    if !row.is_empty() {
-        line(label, &row);
+        page.plain(format!(
+            "{:10} {name:<21} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>9}",
+            "", p.p50, p.p99, p.p999, p.max, p.n
+        ));
     }
 }
 
@@ -296,10 +277,6 @@ fn shortened(items: &[String]) -> String {
         [first, second, .., last] if items.len() > 6 => format!("{first}, {second}, .. {last}"),
         _ => items.join(", "),
     }
-}
-
-fn plural(count: u64) -> &'static str {
-    if count == 1 { "" } else { "s" }
 }
 
 fn size(bytes: u64) -> String {

@@ -10,6 +10,7 @@ mod demo;
 mod export;
 mod in_process;
 mod inspect;
+mod page;
 mod play;
 mod replay;
 mod serve;
@@ -122,8 +123,16 @@ fn said(error: &anyhow::Error) -> String {
 
 /// Prints one JSON object on standard output.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print_text(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Prints text on standard output. A reader that has seen enough (`| head`) is no failure.
+pub(crate) fn print_text(text: &str) -> anyhow::Result<()> {
+    use std::io::{ErrorKind, Write};
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 /// tokio, with as many threads as the service needs beside the real-time one.
