@@ -7,6 +7,7 @@ mod calibrate;
 mod client;
 mod config;
 mod demo;
+mod diff;
 mod export;
 mod in_process;
 mod inspect;
@@ -52,6 +53,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Show what a session holds: segments, gaps, rates, rewards, latency; and where it is damaged.
     Inspect(inspect::InspectArgs),
+    /// Compare two sessions: the first frame in which they differ, in which stage, and by how much.
+    Diff(diff::DiffArgs),
     /// Write a session as tables.
     Export(export::ExportArgs),
     /// Check a configuration and print it with every default.
@@ -96,6 +99,7 @@ pub fn main() -> ExitCode {
         Command::Calibrate(args) => calibrate::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
         Command::Inspect(args) => inspect::run(&args, json),
+        Command::Diff(args) => diff::run(&args, json),
         Command::Export(args) => export::run(&args, json),
         Command::Config(args) => config::run(&args, json),
         Command::Valve(args) => valve::run(&args, json),

@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 pub use damage::DamageFound;
+pub(super) use damage::read_one;
 pub use rewards::{LimitReached, OnTime, Rewards};
 pub use time::{Gap, GapKind, Gaps, Rate};
 
@@ -337,10 +338,7 @@ pub fn inspect(files: &SessionFiles) -> Inspection {
     for path in &files.journals {
         let bytes = std::fs::metadata(path).map_or(0, |m| m.len());
         let mut pass = Pass::default();
-        let one = SessionFiles { journals: vec![path.clone()], ..files.clone() };
-        if let Err(error) = one.read(|record| pass.take(record)) {
-            found.damage.push(DamageFound::of(path, &error));
-        }
+        found.damage.extend(read_one(files, path, |record| pass.take(record)));
         found.bytes += bytes;
         let (head, mut segment) = pass.finish();
         found.damage.extend(damage::lost_inputs(path, &segment));

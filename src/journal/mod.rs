@@ -9,6 +9,7 @@
 //! read with limits and checksums on, so that damage gives an error and not a wrong number (<https://mcap.dev/spec>).
 
 mod convert;
+pub mod diff;
 mod directory;
 pub mod inspect;
 mod reader;
@@ -21,6 +22,7 @@ pub use convert::{
     Published, calibration_of, calibration_record, fit_verdict, input_of, roi_set_of, roi_set_record, shape_of_head,
     shape_of_header, state_name,
 };
+pub use diff::{Comparison, diff};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
 pub use inspect::{Counters, DamageFound, Inspection, Segment, inspect};
 pub use reader::{JournalError, JournalRecord, SessionFiles, read_journal};

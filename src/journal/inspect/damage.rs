@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Segment, file_name};
-use crate::journal::{JournalError, SessionFiles};
+use crate::journal::{JournalError, JournalRecord, SessionFiles};
 
 /// What closes an MCAP file.
 const MAGIC: &[u8; 8] = b"\x89MCAP0\r\n";
@@ -27,7 +27,7 @@ pub struct DamageFound {
 
 impl DamageFound {
     /// What the reader said of the journal at `path`.
-    pub fn of(path: &Path, error: &JournalError) -> Self {
+    fn of(path: &Path, error: &JournalError) -> Self {
         let (after_messages, what, unfinished) = match error {
             JournalError::Damaged { messages, reason, .. } => {
                 (Some(*messages), reason.clone(), is_early_end(reason) && !is_closed(path))
@@ -36,6 +36,16 @@ impl DamageFound {
         };
         Self { file: file_name(path), after_messages, what, unfinished }
     }
+}
+
+/// Reads one journal of a session as far as it is whole; what stops it, if anything does.
+pub(in crate::journal) fn read_one(
+    files: &SessionFiles,
+    path: &Path,
+    take: impl FnMut(JournalRecord),
+) -> Option<DamageFound> {
+    let one = SessionFiles { journals: vec![path.to_owned()], ..files.clone() };
+    one.read(take).err().map(|error| DamageFound::of(path, &error))
 }
 
 /// Whether the reader came to the end of the file too early.
