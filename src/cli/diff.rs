@@ -83,7 +83,7 @@ fn lacking(page: &mut Page, who: &str, lacking: &Lacking) {
         .iter()
         .map(|run| match run.frames {
             1 => run.first_frame.to_string(),
-            n => format!("{} .. {}", run.first_frame, run.first_frame + n - 1),
+            n => format!("{} .. {}", run.first_frame, run.first_frame.saturating_add(n - 1)),
         })
         .collect();
     page.line("", format!("{} in {who} alone, in {} run{}:", lacking.frames, lacking.runs, plural(lacking.runs)));

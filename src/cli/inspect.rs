@@ -76,7 +76,7 @@ fn segment(page: &mut Page, s: &Segment) {
     let short = |text: &str| text.chars().take(12).collect::<String>();
     let (commit, config) = (short(&s.commit), short(&s.config_sha256));
     page.line("software", format!("apical {}, commit {commit}; configuration {config}", s.version));
-    page.line("stream", &stream(s));
+    page.line("stream", stream(s));
     inputs(page, s);
     counters(page, &s.counters, &frames_of(s));
     let (device, host) = (s.duration_device_s, s.duration_host_s);
@@ -192,7 +192,7 @@ fn baselines(page: &mut Page, s: &Segment) {
                 format!("; template {dy:+.2}, {dx:+.2} px, score {score:.2}{sure}")
             });
             let (frames, detector) = (b.good_frames, b.detector_offset_counts);
-            format!("{frames} good frames, to frame {last}{template}; detector {detector:.1} counts")
+            format!("{frames} good frames, to frame {last}{template}; detector {detector:.1}")
         }
     });
     page.list("threshold", &s.thresholds, |t| {
@@ -219,7 +219,7 @@ fn trials(page: &mut Page, s: &Segment) {
     let row: Vec<char> = s.trials.iter().map(|t| letter(t.outcome)).collect();
     let mut label = "outcomes";
     for part in row.chunks(OUTCOMES_IN_ROW) {
-        page.line(label, &part.iter().collect::<String>());
+        page.line(label, part.iter().collect::<String>());
         label = "";
     }
 }
@@ -230,7 +230,7 @@ fn rewards(page: &mut Page, s: &Segment) {
     if on.total_ms > 0.0 {
         let (host, device) = (on.most_in_60_s_host_ms, on.most_in_60_s_device_ms);
         page.line("valve", format!("open {:.1} ms{}", on.total_ms, bound(on.limit_per_session_ms)));
-        let most = format!("{device:.1} ms on the microscope's clock, {host:.1} ms on the host's");
+        let most = format!("{device:.1} ms by the microscope, {host:.1} ms by the host");
         page.line("", format!("in any 60 s at most {most}{}", bound(on.limit_per_minute_ms)));
     }
     let mut notes = Vec::new();
@@ -244,7 +244,7 @@ fn rewards(page: &mut Page, s: &Segment) {
         notes.push(format!("{} writes failed, {} refused by the device", r.writes_failed, r.refused_by_device));
     }
     if !notes.is_empty() {
-        page.line("", &notes.join(", "));
+        page.line("", notes.join(", "));
     }
     page.list("limits", &r.limits_reached, |l| format!("{} x {}, first at frame {}", l.count, l.limit, l.first_frame));
     page.list("faults", &s.device_faults, |f| format!("frame {:>7}  {}", f.frame, f.what));

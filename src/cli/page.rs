@@ -18,9 +18,17 @@ impl Page {
         self.0.push('\n');
     }
 
-    /// A label and its text.
+    /// A label and its text, broken between words where it is too wide.
     pub fn line(&mut self, label: &str, text: impl Display) {
-        self.plain(format!("{label:<10} {text}"));
+        let text = text.to_string();
+        let (mut label, mut rest) = (label, text.as_str());
+        while let Some((end, _)) = rest.char_indices().nth(COLUMNS + 1) {
+            // A word that is too wide by itself, a path for one, stays whole.
+            let Some(at) = rest[..end].rfind(' ').filter(|&at| !rest[..at].trim().is_empty()) else { break };
+            self.plain(format!("{label:<10} {}", &rest[..at]));
+            (label, rest) = ("", rest[at..].trim_start());
+        }
+        self.plain(format!("{label:<10} {rest}"));
     }
 
     /// The first items of a list, a line each, and how many more there are.
@@ -75,5 +83,13 @@ mod tests {
             page.text()
         );
         assert_eq!(page.text().matches("word_").count(), 60);
+        let mut page = Page::default();
+        page.line("label", words.join(" and "));
+        assert!(page.text().lines().all(|line| line.len() <= 100), "{}", page.text());
+        assert_eq!(page.text().matches("word_").count(), 60);
+        let path = "/".repeat(150);
+        let mut page = Page::default();
+        page.line("path", format!("in {path}"));
+        assert!(page.text().lines().last().is_some_and(|line| line.ends_with(&path)), "{}", page.text());
     }
 }

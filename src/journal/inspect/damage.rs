@@ -69,7 +69,7 @@ pub(super) fn lost_inputs(path: &Path, segment: &Segment) -> Option<DamageFound>
     (missing > 0).then(|| DamageFound {
         file: file_name(path),
         after_messages: None,
-        what: format!("{missing} inputs between the first and the last are not here"),
+        what: format!("inputs between the first and the last are lost, {missing} of them"),
         unfinished: false,
     })
 }

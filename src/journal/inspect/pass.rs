@@ -140,7 +140,7 @@ impl Pass {
     fn number(&mut self, input: &v1::InputRecord) {
         let Inputs { first, last, count, missing, kinds } = &mut self.segment.inputs;
         if let Some(last) = *last {
-            *missing += input.input_seq.saturating_sub(last.saturating_add(1));
+            *missing = missing.saturating_add(input.input_seq.saturating_sub(last.saturating_add(1)));
         }
         first.get_or_insert(input.input_seq);
         *last = Some(input.input_seq);

@@ -149,7 +149,7 @@ impl GapWatch {
             true => (&mut self.found.overload_frames, &mut self.found.overload_runs),
             false => (&mut self.found.missing_frames, &mut self.found.missing_runs),
         };
-        *count += frames;
+        *count = count.saturating_add(frames);
         *runs += 1;
         if let Some(place) = self.list(Gap { kind, frame: first_index, frames, duration_s: None }) {
             self.open.push(place);
