@@ -7,8 +7,11 @@ mod calibrate;
 mod client;
 mod config;
 mod demo;
+mod diff;
 mod export;
 mod in_process;
+mod inspect;
+mod page;
 mod play;
 mod replay;
 mod replay_session;
@@ -49,6 +52,10 @@ enum Command {
     Calibrate(calibrate::CalibrateArgs),
     /// Recompute a session from its recorded inputs and compare every decision, bit for bit.
     Verify(verify::VerifyArgs),
+    /// Show what a session holds: segments, gaps, rates, rewards, latency; and where it is damaged.
+    Inspect(inspect::InspectArgs),
+    /// Compare two sessions: the first frame in which they differ, in which stage, and by how much.
+    Diff(diff::DiffArgs),
     /// Write a session as tables.
     Export(export::ExportArgs),
     /// Check a configuration and print it with every default.
@@ -92,6 +99,8 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::run(&args, json),
         Command::Calibrate(args) => calibrate::run(&args, json),
         Command::Verify(args) => verify::run(&args, json),
+        Command::Inspect(args) => inspect::run(&args, json),
+        Command::Diff(args) => diff::run(&args, json),
         Command::Export(args) => export::run(&args, json),
         Command::Config(args) => config::run(&args, json),
         Command::Valve(args) => valve::run(&args, json),
@@ -119,8 +128,16 @@ fn said(error: &anyhow::Error) -> String {
 
 /// Prints one JSON object on standard output.
 pub(crate) fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print_text(&format!("{}\n", serde_json::to_string_pretty(value)?))
+}
+
+/// Prints text on standard output. A reader that has seen enough (`| head`) is no failure.
+pub(crate) fn print_text(text: &str) -> anyhow::Result<()> {
+    use std::io::{ErrorKind, Write};
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(e) if e.kind() != ErrorKind::BrokenPipe => Err(e.into()),
+        _ => Ok(()),
+    }
 }
 
 /// tokio, with as many threads as the service needs beside the real-time one.

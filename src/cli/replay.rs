@@ -20,7 +20,7 @@ use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::outputs::RewardDevice;
 use crate::config::{Overload, RigConfig, to_toml};
 use crate::frame::Geometry;
-use crate::journal::{JournalError, JournalRecord, SessionFiles, Summary, session_name};
+use crate::journal::{JournalError, JournalRecord, SessionFiles, Summary, session_name, texts};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::service::{Rig, RigMode, bind, run as serve};
@@ -255,7 +255,7 @@ pub(super) fn read_summary(directory: &Path) -> anyhow::Result<(Summary, Option<
         _ => {}
     });
     match read {
-        Ok(()) => Ok((summary, Some(files.unfinished()).filter(|open| !open.is_empty()).map(|open| open.join("; ")))),
+        Ok(()) => Ok((summary, Some(texts(&files.unfinished()).join("; ")).filter(|open| !open.is_empty()))),
         Err(e @ JournalError::Damaged { .. }) => Ok((summary, Some(format!("the record is not complete: {e}")))),
         Err(e) => Err(e.into()),
     }

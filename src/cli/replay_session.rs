@@ -15,7 +15,9 @@ use crate::config::outputs::RewardDevice;
 use crate::config::{Overload, RigConfig, load_text, to_toml};
 use crate::engine::{Command, Driver, Engine, HostClock, Input, LimitTime, SkipReason, StreamShape};
 use crate::frame::FrameSlot;
-use crate::journal::{Found, JournalRecord, KeptPixels, SessionFiles, input_of, roi_set_of, shape_of_head, unpack};
+use crate::journal::{
+    Found, JournalRecord, KeptPixels, SessionFiles, input_of, roi_set_of, shape_of_head, texts, unpack,
+};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::trigger::{Limits, simulated_trigger};
@@ -28,7 +30,7 @@ pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
     ensure!(args.to.is_none(), "--to: a session's directory is replayed in this process, expected a recording");
     let files = SessionFiles::open(&args.recording)?;
     let damage = files.damage();
-    ensure!(damage.is_empty(), "{}: damaged: {}", args.recording.display(), damage.join("; "));
+    ensure!(damage.is_empty(), "{}: damaged: {}", args.recording.display(), texts(&damage).join("; "));
     let head = files.head()?;
     let recorded = load_text(&head.config_toml, &[])?;
     let from_pixels = recorded.record.frames == crate::config::FramesKept::All

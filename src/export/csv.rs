@@ -18,7 +18,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ExportError;
-use crate::journal::{JournalRecord, SessionFiles, state_name};
+use crate::journal::{JournalRecord, SessionFiles, state_name, texts};
 use crate::proto::v1;
 
 /// Rows that one event of skipped frames may make: a wrong number in a journal must not fill the disk.
@@ -65,7 +65,7 @@ pub fn write_tables(directory: &Path, out: &Path) -> Result<Written, ExportError
     }
     let (frames, events, out) = (tables.frames.rows, tables.events.rows, out.to_owned());
     match read {
-        Ok(()) => Ok(Written { frames, events, out, unfinished: files.unfinished() }),
+        Ok(()) => Ok(Written { frames, events, out, unfinished: texts(&files.unfinished()) }),
         Err(source) => Err(ExportError::BrokenOff { frames, events, out, source }),
     }
 }

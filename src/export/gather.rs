@@ -51,7 +51,7 @@ pub(super) fn gather(
 ) -> Gathered {
     let mut pass = Pass::new(head, ensembles, rois);
     let read = files.read(|record| pass.take(record));
-    pass.found.notes.unfinished(&files.unfinished());
+    pass.found.notes.unfinished(files.unfinished().len());
     pass.finish(read)
 }
 

@@ -60,8 +60,8 @@ impl Notes {
     }
 
     /// Segments that their service left without closing them.
-    pub fn unfinished(&mut self, segments: &[String]) {
-        self.unfinished = segments.len() as u64;
+    pub fn unfinished(&mut self, segments: usize) {
+        self.unfinished = segments as u64;
     }
 
     /// Records that are not in the journal.

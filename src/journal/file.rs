@@ -16,7 +16,6 @@ use mcap::{Compression, WriteOptions, Writer};
 
 use super::seal::{SEAL_OPCODE, Seal};
 use crate::config::SyncPolicy;
-use crate::proto::DESCRIPTOR_SET;
 
 /// Messages wait in memory for at most this many bytes before they become a chunk.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -44,6 +43,26 @@ impl Write for Memory {
     }
 }
 
+/// The type of a topic's messages.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schema {
+    /// Its full name.
+    pub name: &'static str,
+    /// The descriptors that it needs, as a `FileDescriptorSet`.
+    pub descriptors: &'static [u8],
+}
+
+/// The schema of a message of `apical.v1`.
+macro_rules! schema {
+    ($message:literal) => {
+        $crate::journal::file::Schema {
+            name: concat!("apical.v1.", $message),
+            descriptors: include_bytes!(concat!(env!("OUT_DIR"), "/", $message, ".bin")),
+        }
+    };
+}
+pub(super) use schema;
+
 /// The file. Channels are numbered as the topics were given.
 pub(super) struct SealedFile {
     path: PathBuf,
@@ -66,8 +85,8 @@ pub(super) struct SealedFile {
 }
 
 impl SealedFile {
-    /// Creates the file, which must not exist, with a channel for each topic: its name and its message's type.
-    pub fn create(path: &Path, topics: &[(&str, &str)], policy: SyncPolicy) -> io::Result<Self> {
+    /// Creates the file, which must not exist, with a channel for each topic.
+    pub fn create(path: &Path, topics: &[(&str, Schema)], policy: SyncPolicy) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
         let memory = Memory::default();
         let options = WriteOptions::new()
@@ -77,8 +96,8 @@ impl SealedFile {
             .profile("apical");
         let mut writer = options.create(NoSeek::new(memory.clone())).map_err(error)?;
         let mut channels = Vec::with_capacity(topics.len());
-        for (topic, message) in topics {
-            let schema = writer.add_schema(message, "protobuf", DESCRIPTOR_SET).map_err(error)?;
+        for (topic, schema) in topics {
+            let schema = writer.add_schema(schema.name, "protobuf", schema.descriptors).map_err(error)?;
             channels.push(writer.add_channel(schema, topic, "protobuf", &BTreeMap::new()).map_err(error)?);
         }
         Ok(Self {

@@ -15,9 +15,11 @@
 //! (<https://mcap.dev/spec>).
 
 mod convert;
+pub mod diff;
 mod directory;
 #[allow(clippy::disallowed_types, reason = "the buffer between the MCAP writer and its file; one thread has both ends")]
 mod file;
+pub mod inspect;
 mod kept_pixels;
 mod pixels;
 mod pixels_writer;
@@ -35,17 +37,24 @@ pub use convert::{
     Published, calibration_of, calibration_record, fit_verdict, input_of, roi_set_of, roi_set_record, shape_of_head,
     shape_of_header, state_name,
 };
+pub use diff::{Comparison, diff};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
+pub use inspect::{Counters, DamageFound, Inspection, Segment, inspect};
 pub use kept_pixels::{Found, KeptPixels};
 pub use pixels::{Kept, PixelsError, pack, unpack};
 pub use pixels_writer::{PixelsSettings, PixelsWriter};
-pub use reader::{JournalError, JournalRecord, SegmentFiles, SessionFiles};
+pub use reader::{Damage, JournalError, JournalRecord, SegmentFiles, SessionFiles};
 pub use resume::{ResumeError, ResumePoint, resume};
 pub use scan::{Scan, scan};
 pub use status::RecordStatus;
 pub use summary::{Percentiles, Summary};
 pub use verify::{Difference, VerifyError, VerifyOptions, VerifyReport, engine_of, verify};
 pub use writer::{JournalItem, JournalWriter};
+
+/// What is damaged, as sentences.
+pub fn texts(damage: &[Damage]) -> Vec<String> {
+    damage.iter().map(ToString::to_string).collect()
+}
 
 /// Version of the journal's layout that this software writes.
 pub const FORMAT: u32 = 1;

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use prost::Message;
 
-use super::file::SealedFile;
+use super::file::{Schema, SealedFile, schema};
 use super::pixels::{Kept, pack};
 use super::pixels_file;
 use super::status::RecordStatus;
@@ -33,8 +33,8 @@ pub(super) enum PixelsTopic {
 }
 
 impl PixelsTopic {
-    pub(super) const ALL: [(&str, &str); 3] =
-        [("/head", "apical.v1.SessionHead"), ("/frames", "apical.v1.FrameRecord"), ("/losses", "apical.v1.LossRecord")];
+    pub(super) const ALL: [(&str, Schema); 3] =
+        [("/head", schema!("SessionHead")), ("/frames", schema!("FrameRecord")), ("/losses", schema!("LossRecord"))];
 }
 
 /// How pixels are kept.

@@ -182,24 +182,10 @@ impl SessionFiles {
                 let reason = format!("{} is missing before it", journal_file(expected));
                 return Err(JournalError::Damaged { path: path.clone(), reason });
             }
-            if segment.scan.whole_bytes == 0 && segment.scan.damage.is_empty() {
-                if expected == 0 {
-                    return Err(JournalError::NoHead { path: path.clone() });
-                }
-                // A crash while the session was being continued: nothing was recorded here.
-                continue;
+            if segment.is_empty() && expected == 0 {
+                return Err(JournalError::NoHead { path: path.clone() });
             }
-            for message in messages(path, segment.scan.whole_bytes)? {
-                let message = message.map_err(|e| damaged(path, &e))?;
-                // Topics of later versions are passed over.
-                let topic = Topic::ALL.iter().find(|(_, name, _)| *name == message.channel.topic);
-                if let Some((topic, ..)) = topic {
-                    take(segment, *topic, &message.data)?;
-                }
-            }
-            if let Some(reason) = segment.scan.damage.first() {
-                return Err(JournalError::Damaged { path: path.clone(), reason: reason.clone() });
-            }
+            segment.each(|topic, bytes| take(segment, topic, bytes))?;
         }
         Ok(())
     }
@@ -236,43 +222,109 @@ impl SessionFiles {
 
     /// Everything that is damaged: in the journals, in the files of pixels, and in the configuration beside them. That
     /// a file ends early, as after a crash, is not damage.
-    pub fn damage(&self) -> Vec<String> {
+    pub fn damage(&self) -> Vec<Damage> {
+        let journals = self.segments.iter().flat_map(SegmentFiles::damage);
+        journals.chain(self.damage_beside()).collect()
+    }
+
+    /// What is damaged beside the journals: one that is missing between others, pixels, the configuration.
+    pub(super) fn damage_beside(&self) -> Vec<Damage> {
         let mut found = Vec::new();
-        for (segment, expected) in self.segments.iter().zip(0..) {
-            if segment.segment != expected {
-                found.push(format!("{} is missing", self.directory.join(journal_file(expected)).display()));
-                break;
-            }
-            found.extend(segment.scan.damage.iter().map(|what| format!("{}: {what}", segment.journal.display())));
-            if let Some(path) = &segment.pixels {
-                match scan(path) {
-                    Ok(scan) => found.extend(scan.damage.iter().map(|what| format!("{}: {what}", path.display()))),
-                    Err(e) => found.push(format!("{}: {e}", path.display())),
-                }
+        if let Some((_, missing)) = self.segments.iter().zip(0..).find(|(s, expected)| s.segment != *expected) {
+            found.push(Damage::of(&self.directory.join(journal_file(missing)), "it is missing"));
+        }
+        for path in self.segments.iter().filter_map(|segment| segment.pixels.as_ref()) {
+            match scan(path) {
+                Ok(scan) => found.extend(scan.damage.iter().map(|what| Damage::of(path, what))),
+                Err(e) => found.push(Damage::of(path, &e.to_string())),
             }
         }
         if let Ok(head) = self.head() {
             match std::fs::read_to_string(&self.config) {
                 Ok(text) if text == head.config_toml => {}
-                Ok(_) => found.push(format!("{}: not the configuration that the journal holds", self.config.display())),
-                Err(e) => found.push(format!("{}: {e}", self.config.display())),
+                Ok(_) => found.push(Damage::of(&self.config, "not the configuration that the journal holds")),
+                Err(e) => found.push(Damage::of(&self.config, &e.to_string())),
             }
         }
         found
     }
 
-    /// What a crash left behind the last whole records, one sentence for each segment that was not closed.
-    pub fn unfinished(&self) -> Vec<String> {
-        let open = self.segments.iter().filter(|segment| !segment.scan.is_finished && segment.scan.damage.is_empty());
-        let said = open.map(|segment| {
-            let Scan { last_input_seq, tail_bytes, .. } = segment.scan;
-            let last = match last_input_seq {
-                Some(seq) => format!("the last whole input is {seq}"),
-                None => "no input is whole".to_owned(),
-            };
-            format!("{}: it was not closed; {last}, {tail_bytes} bytes behind it are not", segment.journal.display())
-        });
-        said.collect()
+    /// What a crash left behind the last whole records, for each segment that was not closed.
+    pub fn unfinished(&self) -> Vec<Damage> {
+        self.segments.iter().filter_map(SegmentFiles::unfinished).collect()
+    }
+}
+
+/// Something that is not whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it.
+    pub what: String,
+}
+
+impl Damage {
+    fn of(file: &Path, what: &str) -> Self {
+        Self { file: file.to_owned(), what: what.to_owned() }
+    }
+}
+
+impl std::fmt::Display for Damage {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "{}: {}", self.file.display(), self.what)
+    }
+}
+
+impl SegmentFiles {
+    /// Whether its journal ends before its head was whole, as when the service ended while it was being made.
+    fn is_empty(&self) -> bool {
+        self.scan.whole_bytes == 0 && self.scan.damage.is_empty()
+    }
+
+    /// Where its journal is damaged.
+    pub(super) fn damage(&self) -> impl Iterator<Item = Damage> + '_ {
+        self.scan.damage.iter().map(|what| Damage::of(&self.journal, what))
+    }
+
+    /// What a crash left behind the last whole records, where its journal was not closed.
+    pub(super) fn unfinished(&self) -> Option<Damage> {
+        let Scan { last_input_seq, tail_bytes, is_finished, .. } = self.scan;
+        if is_finished || !self.scan.damage.is_empty() {
+            return None;
+        }
+        let last = match last_input_seq {
+            Some(seq) => format!("the last whole input is {seq}"),
+            None => "no input is whole".to_owned(),
+        };
+        let what = format!("it was not closed; {last}, {tail_bytes} bytes behind it are not");
+        Some(Damage::of(&self.journal, &what))
+    }
+
+    /// Every record of this segment, as far as it is whole.
+    pub(super) fn read(&self, mut take: impl FnMut(JournalRecord)) -> Result<(), JournalError> {
+        self.each(|topic, bytes| {
+            take(decode(&self.journal, topic, bytes)?);
+            Ok(())
+        })
+    }
+
+    fn each(&self, mut take: impl FnMut(Topic, &[u8]) -> Result<(), JournalError>) -> Result<(), JournalError> {
+        let path = &self.journal;
+        if self.scan.whole_bytes > 0 {
+            for message in messages(path, self.scan.whole_bytes)? {
+                let message = message.map_err(|e| damaged(path, &e))?;
+                // Topics of later versions are passed over.
+                let topic = Topic::ALL.iter().find(|(_, name, _)| *name == message.channel.topic);
+                if let Some((topic, ..)) = topic {
+                    take(*topic, &message.data)?;
+                }
+            }
+        }
+        match self.scan.damage.first() {
+            Some(reason) => Err(JournalError::Damaged { path: path.clone(), reason: reason.clone() }),
+            None => Ok(()),
+        }
     }
 }
 

@@ -183,7 +183,7 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
     let session_id = first.session_id.clone();
     let damage = files.damage();
     if !damage.is_empty() {
-        return Err(ResumeError::Damaged { session_id, damage });
+        return Err(ResumeError::Damaged { session_id, damage: super::texts(&damage) });
     }
     let mut pass = Pass::default();
     files.each(|segment, topic, bytes| {

@@ -111,8 +111,8 @@ pub fn verify(files: &SessionFiles, options: &VerifyOptions) -> Result<VerifyRep
         segments: files.segments.len() as u32,
         from_snapshot,
         first_difference: None,
-        damage: files.damage(),
-        unfinished: files.unfinished(),
+        damage: super::texts(&files.damage()),
+        unfinished: super::texts(&files.unfinished()),
     };
     let slot = match shape_of_head(&head) {
         StreamShape::Pixels { geometry, pixel_type, .. } if !options.without_pixels => {

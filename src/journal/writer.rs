@@ -15,7 +15,7 @@ use std::time::Duration;
 use prost::Message;
 
 use super::convert::Published;
-use super::file::SealedFile;
+use super::file::{Schema, SealedFile, schema};
 use super::journal_file;
 use super::status::RecordStatus;
 use crate::config::SyncPolicy;
@@ -61,7 +61,7 @@ impl JournalWriter {
         interval: Duration,
         policy: SyncPolicy,
     ) -> io::Result<Self> {
-        let topics = Topic::ALL.map(|(_, name, message)| (name, message));
+        let topics = Topic::ALL.map(|(_, name, schema)| (name, schema));
         let mut file = SealedFile::create(&directory.join(journal_file(head.segment)), &topics, policy)?;
         file.message(Topic::Head as usize, 0, 0, &head.encode_to_vec())?;
         file.seal(None)?;
@@ -144,17 +144,17 @@ pub(super) enum Topic {
 }
 
 impl Topic {
-    pub(super) const ALL: [(Topic, &str, &str); 10] = [
-        (Topic::Head, "/head", "apical.v1.SessionHead"),
-        (Topic::Inputs, "/inputs", "apical.v1.InputRecord"),
-        (Topic::Decisions, "/decisions", "apical.v1.DecisionRecord"),
-        (Topic::Timing, "/timing", "apical.v1.TimingRecord"),
-        (Topic::Commands, "/commands", "apical.v1.CommandRecord"),
-        (Topic::Events, "/events", "apical.v1.SubscribeEventsResponse"),
-        (Topic::Snapshots, "/snapshots", "apical.v1.SnapshotRecord"),
-        (Topic::Latency, "/latency", "apical.v1.LatencyRecord"),
-        (Topic::Health, "/health", "apical.v1.HealthRecord"),
-        (Topic::Losses, "/losses", "apical.v1.LossRecord"),
+    pub(super) const ALL: [(Topic, &str, Schema); 10] = [
+        (Topic::Head, "/head", schema!("SessionHead")),
+        (Topic::Inputs, "/inputs", schema!("InputRecord")),
+        (Topic::Decisions, "/decisions", schema!("DecisionRecord")),
+        (Topic::Timing, "/timing", schema!("TimingRecord")),
+        (Topic::Commands, "/commands", schema!("CommandRecord")),
+        (Topic::Events, "/events", schema!("SubscribeEventsResponse")),
+        (Topic::Snapshots, "/snapshots", schema!("SnapshotRecord")),
+        (Topic::Latency, "/latency", schema!("LatencyRecord")),
+        (Topic::Health, "/health", schema!("HealthRecord")),
+        (Topic::Losses, "/losses", schema!("LossRecord")),
     ];
 }
 
