@@ -220,13 +220,13 @@ fn a_journal_that_is_cut_is_inspected_up_to_the_cut_and_the_damage_is_named() {
     std::fs::write(made.directory.join(journal_file(1)), &whole).unwrap();
     std::fs::write(made.directory.join(journal_file(3)), &whole).unwrap();
     let found = inspected(&made.directory);
-    assert_eq!((found.whole, found.segments.len(), found.damage.len()), (false, 2, 2), "{:?}", found.damage);
+    assert_eq!((found.whole, found.segments.len(), found.damage.len()), (false, 3, 2), "{:?}", found.damage);
     assert!(found.segments[0].counters.frames_decided < SHORT);
     assert_eq!(found.segments[1].counters.frames_decided, SHORT);
-    assert!(found.damage[1].what.contains("journal-002.mcap"), "{:?}", found.damage);
+    assert!(found.damage[1].file.contains("journal-002.mcap"), "{:?}", found.damage);
     let (status, text) = apical(&["inspect"], &[&made.directory]);
     assert_eq!(status, Some(1));
-    assert!(text.contains("DAMAGED") && text.contains("journal-000.mcap after "), "{text}");
+    assert!(text.contains("DAMAGED") && text.contains("journal-000.mcap: "), "{text}");
 }
 
 #[test]

@@ -15,6 +15,9 @@ pub(super) struct VerifyArgs {
     /// Begin at the last snapshot at or before this input, instead of at the first input.
     #[arg(long, value_name = "N")]
     from_input: Option<u64>,
+    /// Override a key of the recorded configuration that may not matter: register.simd=false. May be given again.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    set: Vec<String>,
     /// Recompute from the recorded F also where the pixels were kept.
     #[arg(long)]
     without_pixels: bool,
@@ -22,7 +25,8 @@ pub(super) struct VerifyArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &VerifyArgs, json: bool) -> anyhow::Result<Outcome> {
-    let options = VerifyOptions { from_input: args.from_input, without_pixels: args.without_pixels };
+    let options =
+        VerifyOptions { set: args.set.clone(), from_input: args.from_input, without_pixels: args.without_pixels };
     let report = verify(&SessionFiles::open(&args.directory)?, &options)?;
     let good = report.differences == 0 && report.damage.is_empty();
     if json {

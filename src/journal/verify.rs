@@ -16,8 +16,10 @@ use crate::frame::FrameSlot;
 use crate::proto::v1;
 
 /// How to verify.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
+    /// Overrides of the recorded configuration, `register.simd=false`: whatever does not matter to a decision may change.
+    pub set: Vec<String>,
     /// Begin at the last snapshot at or before this input, instead of at the first input.
     pub from_input: Option<u64>,
     /// Leave the pixels alone, even where they were kept.
@@ -87,7 +89,12 @@ pub enum VerifyError {
 /// # Errors
 /// The configuration, the ROIs or the stream's header make no sense.
 pub fn engine_of(head: &v1::SessionHead) -> Result<Engine, VerifyError> {
-    let config = load_text(&head.config_toml, &[])?;
+    engine_with(head, &[])
+}
+
+/// The same, with overrides of its configuration.
+fn engine_with(head: &v1::SessionHead, set: &[String]) -> Result<Engine, VerifyError> {
+    let config = load_text(&head.config_toml, set)?;
     let rois = head.rois.as_ref().map(roi_set_of).unwrap_or_default();
     Ok(Engine::new(&config, &rois, &shape_of_head(head), head.segment)?)
 }
@@ -121,7 +128,7 @@ pub fn verify(files: &SessionFiles, options: &VerifyOptions) -> Result<VerifyRep
         _ => None,
     };
     let mut verifier = Verifier {
-        engine: engine_of(&head)?,
+        engine: engine_with(&head, &options.set)?,
         report,
         waiting: None,
         pixels: None,

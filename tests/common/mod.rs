@@ -2,6 +2,7 @@
 //! and a script of inputs in which everything happens at least once.
 #![allow(dead_code, reason = "each test uses its part of it")]
 
+pub mod record;
 pub mod service;
 
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use apical::frame::{FrameAssembly, FrameMeta, FrameSlot, Geometry, PixelType, St
 use apical::journal::Published;
 use apical::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
 use apical::source::SyntheticSource;
-use apical::trigger::{BoardConfig, Limits, SimulatedTrigger};
+use apical::trigger::{BoardConfig, Limits, SimulatedTrigger, Trigger};
 
 /// Rows and columns of the small microscope.
 pub const SIDE_PX: usize = 96;
@@ -126,8 +127,13 @@ pub fn driver(config: &RigConfig, rois: &RoiSet) -> Driver<ManualClock> {
 /// The same around an engine that there is already.
 pub fn driver_of(config: &RigConfig, engine: Engine) -> Driver<ManualClock> {
     let trigger = SimulatedTrigger::new(&config.outputs.reward, BoardConfig::default(), 0);
+    driver_with(config, engine, Box::new(trigger))
+}
+
+/// The same with a board of the test's own.
+pub fn driver_with(config: &RigConfig, engine: Engine, trigger: Box<dyn Trigger + Send>) -> Driver<ManualClock> {
     let limits = Some(Limits::new(&config.limits));
-    Driver::new(engine, ManualClock::default(), limits, LimitTime::Recording, Box::new(trigger), 200)
+    Driver::new(engine, ManualClock::default(), limits, LimitTime::Recording, trigger, 200)
 }
 
 /// What is taken at one point of the script.
