@@ -242,6 +242,10 @@ impl Verifier {
                 }
                 return;
             }
+            _ if !here && self.trust != Trust::Nothing => {
+                let seq = snapshot.input_seq;
+                return self.damage(format!("the snapshot after input {seq} does not stand behind that input"));
+            }
             _ => return,
         }
         match self.engine.load(&snapshot.state) {

@@ -339,8 +339,8 @@ impl Publisher {
         let mut worked = false;
         while let Ok(record) = self.ends.records.pop() {
             worked = true;
-            // A snapshot stands before the inputs after it: it was pushed before their records were.
-            self.take_snapshots();
+            // A snapshot stands between the inputs: it was pushed before the records of those behind it were.
+            self.take_snapshots(record.decision.input_seq);
             let refused = matches!(record.input, InputSummary::Refused { .. });
             let detail = if refused { lock(&self.live.refusals).pop_front() } else { None };
             let next_event = lock(&self.live.events).next_seq();
@@ -363,12 +363,16 @@ impl Publisher {
             worked = true;
             self.give_back(frame);
         }
-        worked | self.take_snapshots()
+        let published = self.live.last().map_or(0, |step| step.decision.input_seq + 1);
+        worked | self.take_snapshots(published)
     }
 
-    fn take_snapshots(&mut self) -> bool {
+    /// Takes the snapshots of inputs before `next_seq`.
+    fn take_snapshots(&mut self, next_seq: u64) -> bool {
         let mut worked = false;
-        while let Ok(snapshot) = self.ends.snapshots.pop() {
+        while self.ends.snapshots.peek().is_ok_and(|snapshot| snapshot.input_seq < next_seq)
+            && let Ok(snapshot) = self.ends.snapshots.pop()
+        {
             worked = true;
             self.keep(snapshot);
         }

@@ -6,7 +6,18 @@ use super::{KeyDifference, RoiDifference};
 use crate::proto::v1;
 
 /// Keys that say how things are called and where they are, and change no decision: the ROIs themselves are compared.
-const NAMES_AND_PLACES: [&str; 6] = ["rig.name", "rois.file", "record.", "service.", "software.", "stream.name"];
+const NAMES_AND_PLACES: [&str; 10] = [
+    "rig.name",
+    "rois.file",
+    "record.",
+    "service.",
+    "software.",
+    "stream.name",
+    "engine.",
+    "register.simd",
+    "outputs.reward.device",
+    "outputs.reward.port",
+];
 
 /// Keys of the configuration that differ.
 pub(super) fn configuration(a: &v1::SessionHead, b: &v1::SessionHead) -> Vec<KeyDifference> {
