@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod demo;
 mod export;
+mod follow;
 mod in_process;
 mod play;
 mod replay;

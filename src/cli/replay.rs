@@ -12,8 +12,9 @@ use clap::Args;
 use tokio::time::Instant;
 
 use super::client::{Operator, connect, open_stream};
+use super::follow::Follow;
 use super::in_process;
-use super::play::{Playable, PlayedFrame, parse_fps};
+use super::play::{Next, Playable, PlayedFrame, parse_fps};
 use super::summary::RunSummary;
 use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::outputs::RewardDevice;
@@ -28,7 +29,8 @@ use crate::source::OpenOptions;
 /// Arguments of `apical replay`.
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// TIFF, raw binary (suite2p's data.bin), or .npy of ROI values (ROIs x frames).
+    /// TIFF, a directory with the TIFFs of one ScanImage acquisition, raw binary (suite2p's data.bin), or .npy of ROI
+    /// values (ROIs x frames).
     recording: PathBuf,
     #[command(flatten)]
     source: ConfigSource,
@@ -38,6 +40,10 @@ pub(super) struct ReplayArgs {
     /// Skip gRPC: the same decisions, in this process.
     #[arg(long)]
     in_process: bool,
+    /// Follow a TIFF or raw binary that is still being written, until it stands still for source.idle_timeout_s, or
+    /// until Ctrl-C; the same as --set source.tail=true.
+    #[arg(long)]
+    tail: bool,
     /// Frames a second, or max.
     #[arg(long, default_value = "max", value_name = "R|max")]
     fps: String,
@@ -61,17 +67,77 @@ pub(super) struct ReplayArgs {
 /// Everything that a run is made of.
 pub(super) struct Run {
     pub playable: Playable,
+    /// Of a recording that is still being written.
+    follow: Option<Follow>,
     pub config: RigConfig,
     pub rois: Option<RoiSet>,
     pub name: String,
     pub pace: Option<f64>,
     pub rate_hz: f64,
     pub warnings: Vec<String>,
+    /// Warnings of the recording that are among them.
+    told: usize,
+}
+
+/// What a look for the next frame gave.
+pub(super) enum Looked {
+    /// It is there.
+    Frame,
+    /// Look again after this time.
+    Later(Duration),
+    /// There is no more.
+    End,
+}
+
+impl Run {
+    /// The next frame into `frame`, if it is there.
+    pub fn look(&mut self, frame: &mut PlayedFrame) -> anyhow::Result<Looked> {
+        loop {
+            if self.follow.as_ref().is_some_and(Follow::is_stopped) {
+                self.playable.finish();
+            }
+            let next = self.playable.poll(frame, self.rate_hz)?;
+            match (next, &mut self.follow) {
+                (Next::Frame, follow) => {
+                    follow.iter_mut().for_each(Follow::has_grown);
+                    return Ok(Looked::Frame);
+                }
+                (Next::End, _) => return Ok(Looked::End),
+                (Next::Waiting { grown }, Some(follow)) => {
+                    if grown {
+                        follow.has_grown();
+                    }
+                    match follow.look_again_in() {
+                        Some(later) => return Ok(Looked::Later(later)),
+                        None => self.playable.finish(),
+                    }
+                }
+                (Next::Waiting { .. }, None) => self.playable.finish(),
+            }
+        }
+    }
+
+    /// The next frame into `frame`, waited for where the recording grows; false at the end.
+    pub fn next(&mut self, frame: &mut PlayedFrame) -> anyhow::Result<bool> {
+        loop {
+            match self.look(frame)? {
+                Looked::Frame => return Ok(true),
+                Looked::End => return Ok(false),
+                Looked::Later(later) => std::thread::sleep(later),
+            }
+        }
+    }
+
+    /// What reading has found since the beginning joins the warnings.
+    fn take_warnings(&mut self) {
+        let all = self.playable.warnings();
+        self.warnings.extend(all.into_iter().skip(self.told));
+    }
 }
 
 /// Runs the command.
 pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
-    let (run, summary, directory) = if args.in_process {
+    let (mut run, summary, directory) = if args.in_process {
         let mut run = prepare(args)?;
         let (summary, directory) = in_process::play(&mut run)?;
         (run, summary, directory)
@@ -85,6 +151,7 @@ pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
             anyhow::Ok((run, summary, directory))
         })?
     };
+    run.take_warnings();
     let report = RunSummary::new(&directory, &summary, run.warnings);
     if json {
         print_json(&report)?;
@@ -100,11 +167,19 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
     if let Some(frames) = args.baseline_frames {
         more.push(format!("baseline.frames={frames}"));
     }
+    if args.tail {
+        more.push("source.tail=true".to_owned());
+    }
     let mut config = args.source.load(&more)?;
     let geometry = args.height.zip(args.width).map(|(h, w)| Geometry::new(h, w));
     let inverted = config.stream.inverted.unwrap_or(false);
-    let options = OpenOptions { geometry, inverted, ..OpenOptions::default() };
-    let playable = Playable::open(&args.recording, &options)?;
+    let successors = config.source.successors;
+    let options = OpenOptions { geometry, inverted, successors, ..OpenOptions::default() };
+    let mut follow = if config.source.tail { Some(Follow::new(&config.source)?) } else { None };
+    let playable = match &mut follow {
+        Some(follow) => follow.open(&args.recording, &options)?,
+        None => Playable::open(&args.recording, &options)?,
+    };
     // A replay decides every frame: nothing waits for it but the disk. And it never opens a device.
     config.engine.overload = Overload::Every;
     if config.outputs.reward.device == RewardDevice::Serial {
@@ -117,6 +192,7 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
     };
     let rate_hz = playable.rate_hz(pace);
     let mut warnings = playable.warnings();
+    let told = warnings.len();
     if let Some(frames) = playable.frames()
         && (frames as u64) <= u64::from(config.baseline.frames)
     {
@@ -125,7 +201,7 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
             "the recording has {frames} frames and the baseline takes {baseline}: nothing is left after it"
         ));
     }
-    Ok(Run { playable, config, rois, name, pace, rate_hz, warnings })
+    Ok(Run { playable, follow, config, rois, name, pace, rate_hz, warnings, told })
 }
 
 /// Puts the session where it is asked for, or under the configured directory by a name of its own.
@@ -178,9 +254,16 @@ async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Resul
     let start = Instant::now();
     let mut broken = Ok(());
     loop {
-        match run.playable.next(&mut frame, run.rate_hz) {
-            Ok(true) => {}
-            Ok(false) => break,
+        match run.look(&mut frame) {
+            Ok(Looked::Frame) => {}
+            Ok(Looked::End) => break,
+            Ok(Looked::Later(later)) => {
+                tokio::time::sleep(later).await;
+                while let Ok(ack) = acks.try_recv() {
+                    take_ack(ack?, &mut acknowledged, &mut decided);
+                }
+                continue;
+            }
             // What came before the damage is a session like any other.
             Err(e) => {
                 broken = Err(e);

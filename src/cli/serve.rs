@@ -33,7 +33,7 @@ pub(super) fn run(args: &ServeArgs, json: bool) -> anyhow::Result<Outcome> {
 
 /// Listens for Ctrl-C, and for SIGTERM where there is one; completes when one comes. They are heard from the moment of
 /// the call, not only once the answer is awaited.
-fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+pub(super) fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};
