@@ -137,18 +137,15 @@ impl Run {
 
 /// Runs the command.
 pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
-    let (mut run, summary, directory) = if args.in_process {
-        let mut run = prepare(args)?;
-        let (summary, directory) = in_process::play(&mut run)?;
-        (run, summary, directory)
+    let mut run = prepare(args)?;
+    let (summary, directory) = if args.in_process {
+        in_process::play(&mut run)?
     } else {
         runtime()?.block_on(async {
-            let mut run = prepare(args)?;
-            let (summary, directory) = match &args.to {
-                Some(url) => over_grpc(&mut run, url, args.source.config.is_some()).await?,
-                None => on_own_service(&mut run).await?,
-            };
-            anyhow::Ok((run, summary, directory))
+            match &args.to {
+                Some(url) => over_grpc(&mut run, url, args.source.config.is_some()).await,
+                None => on_own_service(&mut run).await,
+            }
         })?
     };
     run.take_warnings();

@@ -178,6 +178,12 @@ impl Directory {
         self.compression == 1 && !self.tiled
     }
 
+    /// The pixels lie at the same place and in the same form.
+    pub fn has_pixels_of(&self, other: &Directory) -> bool {
+        let form = |d: &Directory| (d.width_px, d.height_px, d.bits, d.samples, d.sample_format, d.compression);
+        form(self) == form(other) && self.offsets == other.offsets && self.counts == other.counts
+    }
+
     fn take(&mut self, tag: u64, entry: Entry) {
         let number = || entry.first.unwrap_or(u64::MAX);
         match tag {
@@ -258,8 +264,8 @@ impl DirectoryReader {
         };
         for (k, entry) in self.bytes[count_bytes..entries_end].chunks_exact(entry_bytes).enumerate() {
             let tag = head.number(&entry[..2]);
-            // Some programs repeat a tag or leave the order; a tag 0 is a place that was not written yet.
-            if tag == 0 {
+            // Some programs repeat a tag or leave the order; zeros are a place that was not written yet.
+            if tag == 0 || head.number(&entry[2..4]) == 0 {
                 let reason = format!("byte {at}: entry {k} of {count} of the directory is not filled in");
                 return Ok(Err(Unread::Nonsense(reason)));
             }

@@ -21,6 +21,9 @@ use super::tiff_directory::{Directory, DirectoryReader, Entry, Head, Piece, Unre
 use super::{RecordingError, describe, is_replaced};
 use crate::frame::{Geometry, PixelType};
 
+/// Bytes of a page's pixels that are looked at again while its successor is waited for.
+const MARK_BYTES: usize = 256;
+
 /// Whether a page can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Found {
@@ -69,8 +72,8 @@ pub(super) struct TiffFile {
     limit: Option<u64>,
     /// The directory was seen with places that were not filled in: it is written over, not appended.
     filled_in_later: bool,
-    /// The directory before, as it was, to see that the file is still the same.
-    before: (u64, Vec<u8>),
+    /// The page before, as it was, and the first bytes of its pixels: to see that the file is still the same.
+    before: (Directory, u64, Vec<u8>),
 }
 
 impl TiffFile {
@@ -102,7 +105,7 @@ impl TiffFile {
             read_through: 0,
             limit: None,
             filled_in_later: false,
-            before: (0, Vec::new()),
+            before: (Directory::default(), 0, Vec::new()),
         }))
     }
 
@@ -275,36 +278,26 @@ impl TiffFile {
         let ends = self.pieces.iter().map(|piece| piece.at.saturating_add(piece.bytes));
         let end = ends.max().unwrap_or(0).max(self.page.next_at + self.reader.head.offset_bytes() as u64);
         self.read_through = self.read_through.max(end);
-        let mut before = std::mem::take(&mut self.before.1);
-        self.directory_bytes(at, &mut before)?;
-        self.before = (at, before);
-        Ok(())
-    }
-
-    /// The entries of the found directory, but for the description: tifffile fills that in again at the end.
-    fn directory_bytes(&self, at: u64, bytes: &mut Vec<u8>) -> io::Result<()> {
-        bytes.resize((self.pointer_at - at) as usize, 0);
-        let there = read_up_to(&self.file, bytes, at)?;
-        bytes.truncate(there);
-        let (skip, entry_bytes) = if self.reader.head.big { (8, 20) } else { (2, 12) };
-        for entry in bytes.get_mut(skip..).unwrap_or(&mut []).chunks_exact_mut(entry_bytes) {
-            if self.reader.head.number(&entry[..2]) == 270 {
-                entry.fill(0);
-            }
-        }
+        let piece = self.pieces.first().copied().unwrap_or(Piece { at: 0, bytes: 0 });
+        let mut mark = std::mem::take(&mut self.before.2);
+        mark.resize((piece.bytes as usize).min(MARK_BYTES), 0);
+        read_up_to(&self.file, &mut mark, piece.at)?;
+        self.before = (self.page.clone(), piece.at, mark);
         Ok(())
     }
 
     /// Refuses to read on in a file that was written anew behind our back.
     fn check_before(&mut self) -> Result<(), Trouble> {
-        let (at, ref before) = self.before;
-        if before.is_empty() {
+        let (ref page, mark_at, ref mark) = self.before;
+        if mark.is_empty() {
             return Ok(());
         }
-        let mut now = Vec::with_capacity(before.len());
-        self.directory_bytes(at, &mut now)?;
-        if now != *before {
-            let reason = format!("the directory at byte {at} has changed since it was read: the file was written anew");
+        let same_place = self.reader.read(&self.file, page.at)?.is_ok_and(|now| now.has_pixels_of(page));
+        let mut now = [0; MARK_BYTES];
+        let there = read_up_to(&self.file, &mut now[..mark.len()], mark_at)?;
+        if !same_place || now[..there] != mark[..] {
+            let reason =
+                format!("the page at byte {} has changed since it was read: the file was written anew", page.at);
             return Err(Trouble::Damaged(reason));
         }
         Ok(())
