@@ -1,9 +1,9 @@
 //! Where frames come from when they do not come over the network: recordings on disk, and the synthetic animal.
 //!
-//! In: the path of a recording (TIFF, BigTIFF, raw binary, `.npy`), whole or still being written. Out: one page after the other, as the raw
-//! little-endian bytes that the file holds (compression undone, nothing else converted), with the page's frame index,
-//! plane, channel and, where the file states it, the microscope's time in nanoseconds; or, for a `.npy`, the values of
-//! ROIs that somebody has extracted already.
+//! In: the path of a recording (TIFF, BigTIFF, raw binary, `.npy`), whole or still being written. Out: one page after
+//! the other, as the raw little-endian bytes that the file holds (compression undone, nothing else converted), with the
+//! page's frame index, plane, channel and, where the file states it, the microscope's time in nanoseconds; or, for a
+//! `.npy`, the values of ROIs that somebody has extracted already.
 //!
 //! Readers run off the real-time thread: they may allocate and return errors. What a file claims and its pages
 //! contradict becomes a warning in [`FrameRecording::warnings`], and the pages are believed.
@@ -287,6 +287,13 @@ pub fn open_growing(
     last_call: bool,
 ) -> Result<Result<FrameRecording, String>, RecordingError> {
     let opened = match format_of(path) {
+        Ok(_) if path.is_dir() => {
+            return Err(RecordingError::Unsupported {
+                path: path.to_path_buf(),
+                found: "a directory".to_string(),
+                expected: "the file that is being written",
+            });
+        }
         Ok(Format::Tiff) => TiffRecording::open_growing(path, options, last_call)?
             .map(|recording| FrameRecording::Tiff(Box::new(recording))),
         Ok(Format::Binary) => BinaryRecording::open_growing(path, options, last_call)?.map(FrameRecording::Binary),

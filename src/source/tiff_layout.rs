@@ -1,8 +1,9 @@
 //! What the pages of a TIFF are: which frame, plane, channel and time each one holds.
 //!
 //! In: the texts that microscopes' programs leave in the Software and ImageDescription tags. Out: [`Layout`], which
-//! places page after page. Understood: ScanImage (see [`tiff_scanimage`]), OME-XML as Bruker's PrairieView writes it (also its names of companion files), ImageJ's hyperstack lines. Without any of these
-//! each page is a frame. Where a page's own frame number contradicts the header, the page is believed.
+//! places page after page. Understood: ScanImage (see [`tiff_scanimage`]), OME-XML as Bruker's PrairieView writes it
+//! (also its names of companion files), ImageJ's hyperstack lines. Without any of these each page is a frame. Where a
+//! page's own frame number contradicts the header, the page is believed.
 //!
 //! These texts are read line by line or attribute by attribute: a full XML or MATLAB parser would refuse files that
 //! are readable.

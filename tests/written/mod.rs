@@ -1,4 +1,4 @@
-//! TIFFs as microscopes' programs write them, for tests: a list of writes in their order, each at its place in the file.
+//! TIFFs as microscopes' programs write them, for tests: a list of writes in their order, each at its place.
 
 #![allow(dead_code, reason = "each test uses a part")]
 
@@ -8,12 +8,12 @@ use std::path::Path;
 /// In which order a program writes the parts of a page.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
-    /// Directory with its pointer to the next one set in advance, text, pixels: ScanImage.
-    DirectoryFirst,
-    /// Pixels, text, directory, then the pointer in the directory before: libtiff.
-    PixelsFirst,
-    /// The pointer, pixels behind a hole, then directory and text into the hole: tifffile.
-    PointerFirst,
+    /// Directory with its pointer to the next one set in advance, text, pixels.
+    ScanImage,
+    /// Pixels, text, directory, then the pointer in the directory before.
+    Libtiff,
+    /// The pointer, pixels behind a hole, then directory and text into the hole.
+    Tifffile,
 }
 
 /// The form of a file.
@@ -75,7 +75,7 @@ impl Writer {
         }
         writer.pointer_at = head.len() as u64;
         let first = writer.pointer_at + writer.offset_bytes() as u64;
-        let first = if form.order == Order::DirectoryFirst { first } else { 0 };
+        let first = if form.order == Order::ScanImage { first } else { 0 };
         head.extend(writer.number(first, writer.offset_bytes()));
         writer.write(0, head);
         writer
@@ -161,14 +161,14 @@ impl Writer {
         let (length, width) = (length.len() as u64, self.offset_bytes());
         let begin = self.end;
         match self.form.order {
-            Order::DirectoryFirst => {
+            Order::ScanImage => {
                 let next = begin + length + data.len() as u64;
                 let (directory, pointer_at) = self.directory(begin, description, begin + length, next);
                 self.write(begin, directory);
                 self.write(begin + length, data);
                 self.pointer_at = pointer_at;
             }
-            Order::PixelsFirst => {
+            Order::Libtiff => {
                 let at = begin + data.len() as u64;
                 let (directory, pointer_at) = self.directory(at, description, begin, 0);
                 self.write(begin, data);
@@ -176,7 +176,7 @@ impl Writer {
                 self.write(self.pointer_at, self.number(at, width));
                 self.pointer_at = pointer_at;
             }
-            Order::PointerFirst => {
+            Order::Tifffile => {
                 let (directory, pointer_at) = self.directory(begin, description, begin + length, 0);
                 self.write(self.pointer_at, self.number(begin, width));
                 self.write(begin + length, data);
@@ -192,7 +192,7 @@ impl Writer {
 
     /// All writes; a pointer that was set in advance is taken back.
     pub fn end(mut self) -> Vec<Write> {
-        if self.form.order == Order::DirectoryFirst {
+        if self.form.order == Order::ScanImage {
             let none = self.number(0, self.offset_bytes());
             self.write(self.pointer_at, none);
         }
