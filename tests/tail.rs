@@ -432,6 +432,26 @@ fn the_program_follows_a_file_and_decides_what_it_would_have_decided_on_the_whol
     }
 }
 
+#[test]
+fn the_program_follows_a_raw_binary_of_two_channels() {
+    let folder = tempfile::tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    let form = ["--height", "64", "--width", "64", "--pixel-type", "uint16", "--channels", "2"];
+    let more = [&form[..], &["--set", "source.idle_timeout_s=1.5", "--set", "stream.channel=1"]].concat();
+    let mut child = spawn(&at("growing.raw"), &at("live"), &more);
+    let page =
+        |k: usize| little_endian(&(0..SIZE * SIZE).map(|p| (700 + p * p / 9 % 500 + k) as u16).collect::<Vec<_>>());
+    let bytes: Vec<u8> = (0..20).flat_map(page).collect();
+    let mut file = File::create(at("growing.raw")).unwrap();
+    let half = bytes.len() / 2 + 1_001;
+    apply(&mut file, &Write { at: 0, bytes: bytes[..half].to_vec(), completes: None });
+    until_decided(&mut child, &at("live"), 5);
+    apply(&mut file, &Write { at: half as u64, bytes: bytes[half..].to_vec(), completes: None });
+    let report = report(child.wait_with_output().unwrap());
+    assert_eq!(report["frames_decided"], 10, "{report}");
+    assert_eq!(report["warnings"].as_array().map(Vec::len), Some(0), "{report}");
+}
+
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_a_followed_recording_in_order() {

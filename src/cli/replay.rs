@@ -19,7 +19,7 @@ use super::summary::RunSummary;
 use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::outputs::RewardDevice;
 use crate::config::{Overload, RigConfig, to_toml};
-use crate::frame::Geometry;
+use crate::frame::{Geometry, PixelType};
 use crate::journal::{JournalError, JournalRecord, SessionFiles, Summary, session_name};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
@@ -62,6 +62,20 @@ pub(super) struct ReplayArgs {
     /// Columns of a raw binary's frames, in pixels.
     #[arg(long, value_name = "PX", requires = "height")]
     width: Option<usize>,
+    /// How a raw binary stores a pixel: uint8, uint16 or int16; without it int16.
+    #[arg(long, value_name = "TYPE", value_parser = parse_pixel_type)]
+    pixel_type: Option<PixelType>,
+    /// Planes that follow one another in the file; wins over what the file says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    planes: Option<u32>,
+    /// Channels that follow one another in the file, faster than planes; wins over what the file says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    channels: Option<u32>,
+}
+
+fn parse_pixel_type(text: &str) -> Result<PixelType, String> {
+    let known = [PixelType::U8, PixelType::U16, PixelType::I16];
+    known.into_iter().find(|kind| kind.name() == text).ok_or_else(|| "expected uint8, uint16 or int16".to_owned())
 }
 
 /// Everything that a run is made of.
@@ -171,7 +185,15 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
     let geometry = args.height.zip(args.width).map(|(h, w)| Geometry::new(h, w));
     let inverted = config.stream.inverted.unwrap_or(false);
     let successors = config.source.successors;
-    let options = OpenOptions { geometry, inverted, successors, ..OpenOptions::default() };
+    let options = OpenOptions {
+        geometry,
+        pixel_type: args.pixel_type,
+        inverted,
+        planes: args.planes,
+        channels: args.channels,
+        successors,
+        ..OpenOptions::default()
+    };
     let mut follow = if config.source.tail { Some(Follow::new(&config.source)?) } else { None };
     let playable = match &mut follow {
         Some(follow) => follow.open(&args.recording, &options)?,
