@@ -181,7 +181,7 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
     let wanted = (run.config.stream.plane, run.config.stream.channel);
     let mut frame = PlayedFrame::default();
     let mut task_due = run.config.task.is_some();
-    while run.playable.next(&mut frame, run.rate_hz)? {
+    while run.next(&mut frame)? {
         let meta = FrameMeta { received_host_ns: driver.clock().now_ns(), ..frame.meta };
         match &mut pixels {
             Some(_) if (meta.plane, meta.channel) != wanted => continue,

@@ -9,6 +9,7 @@ mod config;
 mod demo;
 mod diff;
 mod export;
+mod follow;
 mod in_process;
 mod inspect;
 mod page;

@@ -6,7 +6,10 @@ use anyhow::Context;
 
 use crate::frame::{FrameMeta, PixelType};
 use crate::proto::v1;
-use crate::source::{FrameRecording, OpenOptions, Recording, RecordingHeader, RoiRecording, open_recording};
+use crate::source::{
+    FrameRecording, OpenOptions, Poll, RecordedFrame, Recording, RecordingHeader, RoiRecording, open_growing,
+    open_recording,
+};
 
 /// Frames a second where nothing says how many.
 const DEFAULT_RATE_HZ: f64 = 30.0;
@@ -17,6 +20,20 @@ pub(super) enum Playable {
     Pixels(Box<FrameRecording>),
     /// ROI values, and the next frame.
     Values(RoiRecording, usize),
+}
+
+/// What a look for the next frame gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Next {
+    /// It is there.
+    Frame,
+    /// It is not whole yet.
+    Waiting {
+        /// The file has grown since the last look.
+        grown: bool,
+    },
+    /// There is no more.
+    End,
 }
 
 /// One frame to send.
@@ -42,14 +59,23 @@ pub(super) enum PlayedHeader {
 impl Playable {
     /// Opens a recording.
     pub fn open(path: &Path, options: &OpenOptions) -> anyhow::Result<Self> {
-        let options = match (options.geometry, path.extension().and_then(|e| e.to_str())) {
-            (None, Some("bin" | "raw")) => &beside(path, options),
-            _ => options,
-        };
-        Ok(match open_recording(path, options)? {
+        Ok(match open_recording(path, &beside(path, options))? {
             Recording::Frames(frames) => Playable::Pixels(Box::new(frames)),
             Recording::RoiValues(values) => Playable::Values(values, 0),
         })
+    }
+
+    /// Opens a recording that is still being written; why not yet, where it is too short.
+    pub fn follow(path: &Path, options: &OpenOptions, last_call: bool) -> anyhow::Result<Result<Self, String>> {
+        let opened = open_growing(path, &beside(path, options), last_call)?;
+        Ok(opened.map(|frames| Playable::Pixels(Box::new(frames))))
+    }
+
+    /// Nothing is going to be added to it.
+    pub fn finish(&mut self) {
+        if let Playable::Pixels(frames) = self {
+            frames.finish();
+        }
     }
 
     /// What it could not use.
@@ -92,12 +118,27 @@ impl Playable {
         }
     }
 
-    /// The next frame into `frame`; false at the end.
+    /// The next frame of a finished recording into `frame`; false at the end.
     pub fn next(&mut self, frame: &mut PlayedFrame, rate_hz: f64) -> anyhow::Result<bool> {
+        loop {
+            match self.poll(frame, rate_hz)? {
+                Next::Frame => return Ok(true),
+                Next::End => return Ok(false),
+                Next::Waiting { .. } => self.finish(),
+            }
+        }
+    }
+
+    /// The next frame into `frame`, if it is there.
+    pub fn poll(&mut self, frame: &mut PlayedFrame, rate_hz: f64) -> anyhow::Result<Next> {
         let device_ns = |index: u64| (index as f64 * 1e9 / rate_hz).round() as u64;
         match self {
             Playable::Pixels(frames) => {
-                let Some(recorded) = frames.next(&mut frame.pixels)? else { return Ok(false) };
+                let recorded: RecordedFrame = match frames.poll(&mut frame.pixels)? {
+                    Poll::Page(recorded) => recorded,
+                    Poll::Waiting { grown } => return Ok(Next::Waiting { grown }),
+                    Poll::End => return Ok(Next::End),
+                };
                 frame.meta = FrameMeta {
                     index: recorded.index,
                     plane: recorded.plane,
@@ -105,16 +146,16 @@ impl Playable {
                     device_ns: recorded.device_ns.unwrap_or_else(|| device_ns(recorded.index)),
                     ..FrameMeta::default()
                 };
-                Ok(true)
+                Ok(Next::Frame)
             }
             Playable::Values(values, next) => {
-                let Some(column) = values.column(*next) else { return Ok(false) };
+                let Some(column) = values.column(*next) else { return Ok(Next::End) };
                 frame.values.clear();
                 frame.values.extend_from_slice(column);
                 let index = *next as u64;
                 *next += 1;
                 frame.meta = FrameMeta { index, device_ns: device_ns(index), ..FrameMeta::default() };
-                Ok(true)
+                Ok(Next::Frame)
             }
         }
     }
@@ -143,8 +184,12 @@ pub(super) fn stream_header(header: &RecordingHeader, rate_hz: f64, adapter: Str
     }
 }
 
-/// A raw binary's size from the `ops.npy` that suite2p puts beside it, where there is one.
+/// A raw binary's size from the `ops.npy` that suite2p puts beside it, where there is one and nothing else says it.
 fn beside(path: &Path, options: &OpenOptions) -> OpenOptions {
+    let raw = matches!(path.extension().and_then(|e| e.to_str()), Some("bin" | "raw"));
+    if !raw || options.geometry.is_some() {
+        return options.clone();
+    }
     let ops = path.with_file_name("ops.npy");
     let geometry = crate::sample::read_ops_geometry(&ops).ok();
     OpenOptions { geometry, ..options.clone() }

@@ -12,15 +12,16 @@ use clap::Args;
 use tokio::time::Instant;
 
 use super::client::{Operator, connect, open_stream};
+use super::follow::Follow;
 use super::in_process;
-use super::play::{Playable, PlayedFrame, parse_fps};
+use super::play::{Next, Playable, PlayedFrame, parse_fps};
 use super::replay_session;
 use super::summary::RunSummary;
 use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::outputs::RewardDevice;
 use crate::config::{Overload, RigConfig, to_toml};
-use crate::frame::Geometry;
-use crate::journal::{JournalError, JournalRecord, SessionFiles, Summary, session_name, texts};
+use crate::frame::{Geometry, PixelType};
+use crate::journal::{JournalError, JournalRecord, SessionFiles, Summary, journal_file, session_name, texts};
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
 use crate::service::{Rig, RigMode, bind, run as serve};
@@ -29,8 +30,8 @@ use crate::source::OpenOptions;
 /// Arguments of `apical replay`.
 #[derive(Debug, Args)]
 pub(super) struct ReplayArgs {
-    /// TIFF, raw binary (suite2p's data.bin), .npy of ROI values (ROIs x frames), or a session's directory: what would
-    /// have happened with other settings.
+    /// TIFF, a directory with the TIFFs of one ScanImage acquisition, raw binary (suite2p's data.bin), .npy of ROI
+    /// values (ROIs x frames), or a session's directory: what would have happened with other settings.
     pub recording: PathBuf,
     #[command(flatten)]
     pub source: ConfigSource,
@@ -40,6 +41,10 @@ pub(super) struct ReplayArgs {
     /// Skip gRPC: the same decisions, in this process.
     #[arg(long)]
     in_process: bool,
+    /// Follow a TIFF or raw binary that is still being written, until it stands still for source.idle_timeout_s, or
+    /// until Ctrl-C; the same as --set source.tail=true.
+    #[arg(long)]
+    tail: bool,
     /// Frames a second, or max.
     #[arg(long, default_value = "max", value_name = "R|max")]
     fps: String,
@@ -58,38 +63,110 @@ pub(super) struct ReplayArgs {
     /// Columns of a raw binary's frames, in pixels.
     #[arg(long, value_name = "PX", requires = "height")]
     width: Option<usize>,
+    /// How a raw binary stores a pixel: uint8, uint16 or int16; without it int16.
+    #[arg(long, value_name = "TYPE", value_parser = parse_pixel_type)]
+    pixel_type: Option<PixelType>,
+    /// Planes that follow one another in the file; wins over what the file says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    planes: Option<u32>,
+    /// Channels that follow one another in the file, faster than planes; wins over what the file says.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
+    channels: Option<u32>,
+}
+
+fn parse_pixel_type(text: &str) -> Result<PixelType, String> {
+    let known = [PixelType::U8, PixelType::U16, PixelType::I16];
+    known.into_iter().find(|kind| kind.name() == text).ok_or_else(|| "expected uint8, uint16 or int16".to_owned())
 }
 
 /// Everything that a run is made of.
 pub(super) struct Run {
     pub playable: Playable,
+    /// Of a recording that is still being written.
+    follow: Option<Follow>,
     pub config: RigConfig,
     pub rois: Option<RoiSet>,
     pub name: String,
     pub pace: Option<f64>,
     pub rate_hz: f64,
     pub warnings: Vec<String>,
+    /// Warnings of the recording that are among them.
+    told: usize,
+}
+
+/// What a look for the next frame gave.
+pub(super) enum Looked {
+    /// It is there.
+    Frame,
+    /// Look again after this time.
+    Later(Duration),
+    /// There is no more.
+    End,
+}
+
+impl Run {
+    /// The next frame into `frame`, if it is there.
+    pub fn look(&mut self, frame: &mut PlayedFrame) -> anyhow::Result<Looked> {
+        loop {
+            if self.follow.as_ref().is_some_and(Follow::is_stopped) {
+                self.playable.finish();
+            }
+            let next = self.playable.poll(frame, self.rate_hz)?;
+            match (next, &mut self.follow) {
+                (Next::Frame, follow) => {
+                    follow.iter_mut().for_each(Follow::has_grown);
+                    return Ok(Looked::Frame);
+                }
+                (Next::End, _) => return Ok(Looked::End),
+                (Next::Waiting { grown }, Some(follow)) => {
+                    if grown {
+                        follow.has_grown();
+                    }
+                    match follow.look_again_in() {
+                        Some(later) => return Ok(Looked::Later(later)),
+                        None => self.playable.finish(),
+                    }
+                }
+                (Next::Waiting { .. }, None) => self.playable.finish(),
+            }
+        }
+    }
+
+    /// The next frame into `frame`, waited for where the recording grows; false at the end.
+    pub fn next(&mut self, frame: &mut PlayedFrame) -> anyhow::Result<bool> {
+        loop {
+            match self.look(frame)? {
+                Looked::Frame => return Ok(true),
+                Looked::End => return Ok(false),
+                Looked::Later(later) => std::thread::sleep(later),
+            }
+        }
+    }
+
+    /// What reading has found since the beginning joins the warnings.
+    fn take_warnings(&mut self) {
+        let all = self.playable.warnings();
+        self.warnings.extend(all.into_iter().skip(self.told));
+    }
 }
 
 /// Runs the command.
 pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
-    if args.recording.is_dir() {
+    if args.recording.join(journal_file(0)).is_file() {
         return replay_session::run(args, json);
     }
-    let (run, summary, directory) = if args.in_process {
-        let mut run = prepare(args)?;
-        let (summary, directory) = in_process::play(&mut run)?;
-        (run, summary, directory)
+    let mut run = prepare(args)?;
+    let (summary, directory) = if args.in_process {
+        in_process::play(&mut run)?
     } else {
         runtime()?.block_on(async {
-            let mut run = prepare(args)?;
-            let (summary, directory) = match &args.to {
-                Some(url) => over_grpc(&mut run, url, args.source.config.is_some()).await?,
-                None => on_own_service(&mut run).await?,
-            };
-            anyhow::Ok((run, summary, directory))
+            match &args.to {
+                Some(url) => over_grpc(&mut run, url, args.source.config.is_some()).await,
+                None => on_own_service(&mut run).await,
+            }
         })?
     };
+    run.take_warnings();
     let report = RunSummary::new(&directory, &summary, run.warnings);
     if json {
         print_json(&report)?;
@@ -105,11 +182,27 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
     if let Some(frames) = args.baseline_frames {
         more.push(format!("baseline.frames={frames}"));
     }
+    if args.tail {
+        more.push("source.tail=true".to_owned());
+    }
     let mut config = args.source.load(&more)?;
     let geometry = args.height.zip(args.width).map(|(h, w)| Geometry::new(h, w));
     let inverted = config.stream.inverted.unwrap_or(false);
-    let options = OpenOptions { geometry, inverted, ..OpenOptions::default() };
-    let playable = Playable::open(&args.recording, &options)?;
+    let successors = config.source.successors;
+    let options = OpenOptions {
+        geometry,
+        pixel_type: args.pixel_type,
+        inverted,
+        planes: args.planes,
+        channels: args.channels,
+        successors,
+        ..OpenOptions::default()
+    };
+    let mut follow = if config.source.tail { Some(Follow::new(&config.source)?) } else { None };
+    let playable = match &mut follow {
+        Some(follow) => follow.open(&args.recording, &options)?,
+        None => Playable::open(&args.recording, &options)?,
+    };
     // A replay decides every frame: nothing waits for it but the disk. And it never opens a device.
     config.engine.overload = Overload::Every;
     if config.outputs.reward.device == RewardDevice::Serial {
@@ -122,6 +215,7 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
     };
     let rate_hz = playable.rate_hz(pace);
     let mut warnings = playable.warnings();
+    let told = warnings.len();
     if let Some(frames) = playable.frames()
         && (frames as u64) <= u64::from(config.baseline.frames)
     {
@@ -130,7 +224,7 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
             "the recording has {frames} frames and the baseline takes {baseline}: nothing is left after it"
         ));
     }
-    Ok(Run { playable, config, rois, name, pace, rate_hz, warnings })
+    Ok(Run { playable, follow, config, rois, name, pace, rate_hz, warnings, told })
 }
 
 /// Puts the session where it is asked for, or under the configured directory by a name of its own.
@@ -183,9 +277,16 @@ async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Resul
     let start = Instant::now();
     let mut broken = Ok(());
     loop {
-        match run.playable.next(&mut frame, run.rate_hz) {
-            Ok(true) => {}
-            Ok(false) => break,
+        match run.look(&mut frame) {
+            Ok(Looked::Frame) => {}
+            Ok(Looked::End) => break,
+            Ok(Looked::Later(later)) => {
+                tokio::time::sleep(later).await;
+                while let Ok(ack) = acks.try_recv() {
+                    take_ack(ack?, &mut acknowledged, &mut decided);
+                }
+                continue;
+            }
             // What came before the damage is a session like any other.
             Err(e) => {
                 broken = Err(e);

@@ -94,7 +94,7 @@ fn say_point(point: &ResumePoint) {
 
 /// Listens for Ctrl-C, and for SIGTERM where there is one; completes when one comes. They are heard from the moment of
 /// the call, not only once the answer is awaited.
-fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
+pub(super) fn told_to_stop() -> std::io::Result<impl Future<Output = ()> + Send + 'static> {
     #[cfg(unix)]
     {
         use tokio::signal::unix::{SignalKind, signal};

@@ -12,6 +12,7 @@ mod load;
 pub mod outputs;
 pub mod register;
 pub mod sample;
+pub mod source;
 pub mod synthetic;
 pub mod task;
 
@@ -29,6 +30,7 @@ use self::limits::LimitsConfig;
 use self::outputs::OutputsConfig;
 use self::register::RegisterConfig;
 use self::sample::SampleConfig;
+use self::source::SourceConfig;
 use self::synthetic::SyntheticConfig;
 use self::task::TaskConfig;
 
@@ -38,6 +40,8 @@ use self::task::TaskConfig;
 pub struct RigConfig {
     /// The rig itself.
     pub rig: RigSection,
+    /// How a recording is read.
+    pub source: SourceConfig,
     /// What is read of the stream of frames.
     pub stream: StreamConfig,
     /// Where the ROIs come from.
@@ -251,6 +255,7 @@ impl RigConfig {
         if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
             found.push(format!("rig.name: {name:?}, expected 1 to 64 letters, digits, '-' or '_'"));
         }
+        self.source.validate("source", &mut found);
         self.register.validate("register", &mut found);
         self.sample.validate("sample", &mut found);
         self.activity.validate("activity", &mut found);

@@ -1,17 +1,21 @@
 //! Raw binary movies: suite2p's `data.bin`, and anything else that is pixels and nothing else.
 //!
-//! In: a file of pages, row-major, little-endian, back to back, and the geometry from the caller (the file states
-//! none; suite2p keeps it as `Ly`, `Lx` in the `ops.npy` beside it). Out: the pages. Where there are several channels
-//! and planes, channels follow one another fastest, then planes.
+//! In: a file of pages, row-major, little-endian, back to back, finished or growing, and the geometry from the caller
+//! (the file states none; suite2p keeps it as `Ly`, `Lx` in the `ops.npy` beside it). Out: the pages. Where there are
+//! several channels and planes, channels follow one another fastest, then planes.
 //!
-//! Cost: one `read` a page, straight into the caller's buffer.
+//! Cost: one `read` a page, straight into the caller's buffer. A page of a growing file counts as whole when the file
+//! reaches to its end.
 
 use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use super::{MAX_PAGE_BYTES, OpenOptions, RecordedFrame, RecordingError, RecordingHeader, describe};
+use super::tiff_directory::read_up_to;
+use super::{MAX_PAGE_BYTES, OpenOptions, Poll, RecordedFrame, RecordingError, RecordingHeader, describe, is_replaced};
 use crate::frame::PixelType;
+
+/// Bytes at the beginning of a page that are looked at again, to see that a growing file is still the same.
+const MARK_BYTES: usize = 256;
 
 /// A raw binary movie that has been opened.
 #[derive(Debug)]
@@ -20,13 +24,52 @@ pub struct BinaryRecording {
     file: File,
     header: RecordingHeader,
     warnings: Vec<String>,
+    /// Whole pages of a finished file, or of a growing one when it was last looked at.
     page_count: usize,
     next_page: usize,
+    growing: bool,
+    last_call: bool,
+    /// Bytes behind this are left out.
+    limit: Option<u64>,
+    /// Bytes of a growing file when it was last looked at.
+    seen_bytes: u64,
+    /// The beginning of the last page that was read.
+    mark: Vec<u8>,
+    ended: bool,
 }
 
 impl BinaryRecording {
     /// Opens `path`; `options.geometry` is needed, the pixel type is int16 where nothing is said.
+    ///
+    /// # Errors
+    /// The file cannot be read, or the geometry is missing.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, RecordingError> {
+        Self::begin(path, options, false)
+    }
+
+    /// Opens a file that is still being written. `Ok(Err(reason))` where it has no whole page; with `last_call` it need
+    /// have none.
+    ///
+    /// # Errors
+    /// As [`BinaryRecording::open`].
+    pub fn open_growing(
+        path: &Path,
+        options: &OpenOptions,
+        last_call: bool,
+    ) -> Result<Result<Self, String>, RecordingError> {
+        if !path.exists() && !last_call && options.geometry.is_some() {
+            return Ok(Err("it is not there".to_string()));
+        }
+        let recording = Self::begin(path, options, true)?;
+        let there = recording.bytes()?;
+        let page = recording.header.page_bytes();
+        if there < page as u64 && !last_call {
+            return Ok(Err(format!("it has {there} bytes, a page has {page}")));
+        }
+        Ok(Ok(recording))
+    }
+
+    fn begin(path: &Path, options: &OpenOptions, growing: bool) -> Result<Self, RecordingError> {
         let file = File::open(path).map_err(|e| RecordingError::io(path, e))?;
         let bytes = file.metadata().map_err(|e| RecordingError::io(path, e))?.len();
         let Some(geometry) = options.geometry else {
@@ -47,32 +90,58 @@ impl BinaryRecording {
         let channels = options.channels.unwrap_or(1).max(1);
         let per_frame = u64::from(planes) * u64::from(channels);
         let pages = bytes / page_bytes as u64;
-        let mut warnings = Vec::new();
-        let rest = bytes % page_bytes as u64;
-        if rest != 0 {
-            warnings.push(format!(
-                "{rest} bytes follow the last of {pages} whole pages of {page_bytes} bytes and are left out: cut file, \
-                 or not {}",
-                describe(geometry, pixel_type)
-            ));
-        }
-        if !pages.is_multiple_of(per_frame) {
-            warnings.push(format!(
-                "{pages} pages are not a multiple of {planes} planes x {channels} channels: the last frame is \
-                 incomplete"
-            ));
-        }
         let header = RecordingHeader {
             geometry,
             pixel_type,
-            frame_count: Some(pages.div_ceil(per_frame) as usize),
+            frame_count: (!growing).then(|| pages.div_ceil(per_frame) as usize),
             frame_rate_hz: options.frame_rate_hz,
             planes,
             channels,
             inverted: options.inverted,
             description: "raw binary".to_string(),
         };
-        Ok(Self { path: path.to_path_buf(), file, header, warnings, page_count: pages as usize, next_page: 0 })
+        let mut recording = Self {
+            path: path.to_path_buf(),
+            file,
+            header,
+            warnings: Vec::new(),
+            page_count: pages as usize,
+            next_page: 0,
+            growing,
+            last_call: false,
+            limit: None,
+            seen_bytes: bytes,
+            mark: Vec::new(),
+            ended: false,
+        };
+        if !growing {
+            recording.warn_of_the_end(bytes);
+        }
+        Ok(recording)
+    }
+
+    /// What of the file's end makes no whole frame.
+    fn warn_of_the_end(&mut self, bytes: u64) {
+        let page_bytes = self.header.page_bytes() as u64;
+        let (pages, rest) = (bytes / page_bytes, bytes % page_bytes);
+        if rest != 0 {
+            self.warnings.push(format!(
+                "{rest} bytes follow the last of {pages} whole pages of {page_bytes} bytes and are left out: cut file, \
+                 or not {}",
+                describe(self.header.geometry, self.header.pixel_type)
+            ));
+        }
+        let (planes, channels) = (self.header.planes, self.header.channels);
+        if !pages.is_multiple_of(u64::from(planes) * u64::from(channels)) {
+            self.warnings.push(format!(
+                "{pages} pages are not a multiple of {planes} planes x {channels} channels: the last frame is \
+                 incomplete"
+            ));
+        }
+    }
+
+    fn bytes(&self) -> Result<u64, RecordingError> {
+        Ok(self.file.metadata().map_err(|e| RecordingError::io(&self.path, e))?.len())
     }
 
     /// What is known before the first page.
@@ -85,32 +154,99 @@ impl BinaryRecording {
         &self.warnings
     }
 
-    /// The next page; see [`super::FrameRecording::next`].
-    pub fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<RecordedFrame>, RecordingError> {
-        if self.next_page >= self.page_count {
-            return Ok(None);
+    /// Nothing is going to be added: from now on the recording has an end.
+    pub fn finish(&mut self) {
+        if !self.last_call {
+            self.last_call = true;
+            self.limit = self.bytes().ok();
         }
-        buffer.resize(self.header.page_bytes(), 0);
+    }
+
+    /// The next page, if it is there; see [`super::FrameRecording::poll`].
+    ///
+    /// # Errors
+    /// The file has become shorter, was written anew, or was replaced; nothing follows an error.
+    pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
+        if self.ended {
+            return Ok(Poll::End);
+        }
+        let polled = self.poll_pages(buffer);
+        self.ended = matches!(polled, Ok(Poll::End) | Err(_));
+        polled
+    }
+
+    fn poll_pages(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
+        let page_bytes = self.header.page_bytes();
+        if self.next_page >= self.page_count && self.growing {
+            let bytes = self.bytes()?;
+            self.check_unchanged(bytes)?;
+            let bytes = self.limit.map_or(bytes, |limit| limit.min(bytes));
+            self.page_count = usize::try_from(bytes / page_bytes as u64).unwrap_or(usize::MAX);
+            let grown = bytes != self.seen_bytes;
+            self.seen_bytes = bytes;
+            if self.next_page >= self.page_count {
+                if is_replaced(&self.file, &self.path) {
+                    let detail = "another file stands at its path: it was replaced while it was followed";
+                    return Err(self.truncated(detail.to_string()));
+                }
+                if !self.last_call {
+                    return Ok(Poll::Waiting { grown });
+                }
+                self.warn_of_the_end(bytes);
+                return Ok(Poll::End);
+            }
+        }
+        if self.next_page >= self.page_count {
+            return Ok(Poll::End);
+        }
+        buffer.resize(page_bytes, 0);
         let page = self.next_page;
-        let channels = self.header.channels as usize;
-        let planes = self.header.planes as usize;
-        if let Err(error) = self.file.read_exact(buffer) {
-            // The file has shrunk since it was opened, or the disk fails.
-            self.next_page = self.page_count;
-            return Err(RecordingError::Truncated {
-                path: self.path.clone(),
-                whole_pages: page,
-                whole_frames: page / (channels * planes),
-                detail: error.to_string(),
-            });
+        let at = page as u64 * page_bytes as u64;
+        let there = read_up_to(&self.file, buffer, at).map_err(|e| RecordingError::io(&self.path, e))?;
+        if there < page_bytes {
+            // The file has shrunk since it was looked at.
+            return Err(self.truncated(format!("{there} of {page_bytes} bytes from byte {at} on")));
+        }
+        if self.growing {
+            self.mark.clear();
+            self.mark.extend_from_slice(&buffer[..page_bytes.min(MARK_BYTES)]);
         }
         self.next_page += 1;
-        Ok(Some(RecordedFrame {
+        let (channels, planes) = (self.header.channels as usize, self.header.planes as usize);
+        Ok(Poll::Page(RecordedFrame {
             index: (page / (channels * planes)) as u64,
             plane: (page / channels % planes) as u32,
             channel: (page % channels) as u32,
             device_ns: None,
         }))
+    }
+
+    /// Refuses to read on in a file that was cut or written anew behind our back.
+    fn check_unchanged(&mut self, bytes: u64) -> Result<(), RecordingError> {
+        let page_bytes = self.header.page_bytes() as u64;
+        let read = self.next_page as u64 * page_bytes;
+        if bytes < read {
+            return Err(self.truncated(format!("the file was cut to {bytes} bytes while it was followed")));
+        }
+        if bytes != self.seen_bytes && !self.mark.is_empty() {
+            let mut now = vec![0; self.mark.len()];
+            let there = read_up_to(&self.file, &mut now, read - page_bytes);
+            if there.map_err(|e| RecordingError::io(&self.path, e))? < now.len() || now != self.mark {
+                let page = self.next_page - 1;
+                return Err(self.truncated(format!("page {page} has changed since it was read: written anew")));
+            }
+        }
+        Ok(())
+    }
+
+    fn truncated(&self, detail: String) -> RecordingError {
+        let per_frame = self.header.channels as usize * self.header.planes as usize;
+        RecordingError::Truncated {
+            path: self.path.clone(),
+            whole_pages: self.next_page,
+            whole_frames: self.next_page / per_frame,
+            detail,
+        }
     }
 }
 
@@ -118,6 +254,14 @@ impl BinaryRecording {
 mod tests {
     use super::*;
     use crate::frame::Geometry;
+
+    fn next(recording: &mut BinaryRecording, buffer: &mut Vec<u8>) -> Option<RecordedFrame> {
+        match recording.poll(buffer).unwrap() {
+            Poll::Page(frame) => Some(frame),
+            Poll::End => None,
+            Poll::Waiting { .. } => panic!("a finished file waits for nothing"),
+        }
+    }
 
     fn write(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
         let dir = tempfile::tempdir().unwrap();
@@ -137,10 +281,10 @@ mod tests {
         assert!(recording.warnings()[0].starts_with("5 bytes"), "{:?}", recording.warnings());
         let mut buffer = Vec::new();
         for index in 0..2u64 {
-            assert_eq!(recording.next(&mut buffer).unwrap().unwrap().index, index);
+            assert_eq!(next(&mut recording, &mut buffer).unwrap().index, index);
             assert_eq!(buffer, bytes[index as usize * 12..][..12]);
         }
-        assert_eq!(recording.next(&mut buffer).unwrap(), None);
+        assert_eq!(next(&mut recording, &mut buffer), None);
     }
 
     #[test]
@@ -156,7 +300,7 @@ mod tests {
         let mut recording = BinaryRecording::open(&path, &options).unwrap();
         let mut buffer = Vec::new();
         let mut seen = Vec::new();
-        while let Some(frame) = recording.next(&mut buffer).unwrap() {
+        while let Some(frame) = next(&mut recording, &mut buffer) {
             seen.push((frame.index, frame.plane, frame.channel));
         }
         assert_eq!(seen[..5], [(0, 0, 0), (0, 0, 1), (0, 1, 0), (0, 1, 1), (1, 0, 0)]);

@@ -1,14 +1,17 @@
 //! Where frames come from when they do not come over the network: recordings on disk, and the synthetic animal.
 //!
-//! In: the path of a recording (TIFF, BigTIFF, raw binary, `.npy`). Out: one page after the other, as the raw
-//! little-endian bytes that the file holds (compression undone, nothing else converted), with the page's frame index,
-//! plane, channel and, where the file states it, the microscope's time in nanoseconds; or, for a `.npy`, the values of
-//! ROIs that somebody has extracted already.
+//! In: the path of a recording (TIFF, BigTIFF, raw binary, `.npy`), whole or still being written. Out: one page after
+//! the other, as the raw little-endian bytes that the file holds (compression undone, nothing else converted), with the
+//! page's frame index, plane, channel and, where the file states it, the microscope's time in nanoseconds; or, for a
+//! `.npy`, the values of ROIs that somebody has extracted already.
 //!
 //! Readers run off the real-time thread: they may allocate and return errors. What a file claims and its pages
 //! contradict becomes a warning in [`FrameRecording::warnings`], and the pages are believed.
 //!
-//! Not here: growing files, and sources that speak to a live microscope.
+//! A growing file is polled: [`FrameRecording::poll`] gives a page when it is whole, and says that it waits when it is
+//! not. Nothing here sleeps or reads a clock; how long to wait is the caller's.
+//!
+//! Not here: sources that speak to a live microscope.
 
 use std::fs::File;
 use std::io::Read;
@@ -18,10 +21,14 @@ use crate::frame::{Geometry, PixelType};
 
 pub mod binary;
 pub mod npy;
+mod series;
 pub mod synthetic;
 pub mod tiff;
 mod tiff_chain;
+mod tiff_directory;
+mod tiff_file;
 mod tiff_layout;
+mod tiff_scanimage;
 
 pub use binary::BinaryRecording;
 pub use npy::RoiRecording;
@@ -46,6 +53,8 @@ pub struct OpenOptions {
     pub planes: Option<u32>,
     /// Channels that follow one another in the file, fastest; wins over what the file says.
     pub channels: Option<u32>,
+    /// Read on in the files that ScanImage wrote after this one in the same acquisition.
+    pub successors: bool,
 }
 
 /// What is known of a recording before its first page is read.
@@ -88,6 +97,20 @@ pub struct RecordedFrame {
     pub channel: u32,
     /// The microscope's time, in nanoseconds; `None` where the file states none.
     pub device_ns: Option<u64>,
+}
+
+/// What a look at a recording gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Poll {
+    /// The buffer holds this page.
+    Page(RecordedFrame),
+    /// The next page is not whole yet.
+    Waiting {
+        /// The file has grown since the last look.
+        grown: bool,
+    },
+    /// There is no more.
+    End,
 }
 
 /// Why a recording could not be opened or read on.
@@ -217,26 +240,86 @@ impl FrameRecording {
         }
     }
 
-    /// Fills `buffer` with the next page's raw little-endian bytes, row-major. `Ok(None)` after the last page, and
-    /// after an error.
-    pub fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<RecordedFrame>, RecordingError> {
+    /// Fills `buffer` with the next page's raw little-endian bytes, row-major, if that page is whole. `Poll::End` after
+    /// the last page and after an error; a finished recording never waits.
+    ///
+    /// # Errors
+    /// The file is cut, damaged or replaced, or a page differs from the first.
+    pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
         match self {
-            FrameRecording::Tiff(recording) => recording.next(buffer),
-            FrameRecording::Binary(recording) => recording.next(buffer),
+            FrameRecording::Tiff(recording) => recording.poll(buffer),
+            FrameRecording::Binary(recording) => recording.poll(buffer),
         }
+    }
+
+    /// Tells a growing recording that nothing will be added: what is whole is still given, then it ends.
+    pub fn finish(&mut self) {
+        match self {
+            FrameRecording::Tiff(recording) => recording.finish(),
+            FrameRecording::Binary(recording) => recording.finish(),
+        }
+    }
+
+    /// The next page of a finished recording; a growing one is told that it is finished. `Ok(None)` after the last
+    /// page, and after an error.
+    ///
+    /// # Errors
+    /// See [`FrameRecording::poll`].
+    pub fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<RecordedFrame>, RecordingError> {
+        loop {
+            match self.poll(buffer)? {
+                Poll::Page(frame) => return Ok(Some(frame)),
+                Poll::End => return Ok(None),
+                Poll::Waiting { .. } => self.finish(),
+            }
+        }
+    }
+}
+
+/// Opens a file that a microscope's program is still writing. `Ok(Err(reason))` while too little of it is there; with
+/// `last_call` nothing is going to be added, and that is an error.
+///
+/// # Errors
+/// What it is cannot be followed, or it contradicts the options.
+pub fn open_growing(
+    path: &Path,
+    options: &OpenOptions,
+    last_call: bool,
+) -> Result<Result<FrameRecording, String>, RecordingError> {
+    let opened = match format_of(path) {
+        Ok(_) if path.is_dir() => {
+            return Err(RecordingError::Unsupported {
+                path: path.to_path_buf(),
+                found: "a directory".to_string(),
+                expected: "the file that is being written",
+            });
+        }
+        Ok(Format::Tiff) => TiffRecording::open_growing(path, options, last_call)?
+            .map(|recording| FrameRecording::Tiff(Box::new(recording))),
+        Ok(Format::Binary) => BinaryRecording::open_growing(path, options, last_call)?.map(FrameRecording::Binary),
+        Ok(Format::Npy) => {
+            return Err(RecordingError::Unsupported {
+                path: path.to_path_buf(),
+                found: "a .npy, whose size stands before its values".to_string(),
+                expected: "a TIFF, BigTIFF or raw binary to follow",
+            });
+        }
+        Err(_) if !last_call && !std::fs::metadata(path).is_ok_and(|m| m.len() >= 8) => {
+            Err("its first bytes are not there".to_string())
+        }
+        Err(error) => return Err(error),
+    };
+    match opened {
+        Err(detail) if last_call => {
+            Err(RecordingError::Malformed { path: path.to_path_buf(), format: "recording", detail })
+        }
+        opened => Ok(opened),
     }
 }
 
 /// Opens a recording by its name's extension, and by its first bytes where the extension says nothing.
 pub fn open_recording(path: &Path, options: &OpenOptions) -> Result<Recording, RecordingError> {
-    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
-    let format = match extension.as_str() {
-        "tif" | "tiff" | "btf" | "tf8" | "tf2" => Format::Tiff,
-        "bin" | "raw" => Format::Binary,
-        "npy" => Format::Npy,
-        _ => sniff(path)?,
-    };
-    match format {
+    match format_of(path)? {
         Format::Tiff => Ok(Recording::Frames(FrameRecording::Tiff(Box::new(TiffRecording::open(path, options)?)))),
         Format::Binary => Ok(Recording::Frames(FrameRecording::Binary(BinaryRecording::open(path, options)?))),
         Format::Npy => Ok(Recording::RoiValues(RoiRecording::open(path)?)),
@@ -248,6 +331,18 @@ enum Format {
     Tiff,
     Binary,
     Npy,
+}
+
+fn format_of(path: &Path) -> Result<Format, RecordingError> {
+    let extension = path.extension().and_then(|e| e.to_str()).unwrap_or("").to_ascii_lowercase();
+    match extension.as_str() {
+        // A directory holds the files of one acquisition.
+        _ if path.is_dir() => Ok(Format::Tiff),
+        "tif" | "tiff" | "btf" | "tf8" | "tf2" => Ok(Format::Tiff),
+        "bin" | "raw" => Ok(Format::Binary),
+        "npy" => Ok(Format::Npy),
+        _ => sniff(path),
+    }
 }
 
 fn sniff(path: &Path) -> Result<Format, RecordingError> {
@@ -281,6 +376,22 @@ fn check_expected(
         });
     }
     Ok(())
+}
+
+/// Whether another file stands at `path` than the open one. A name that is gone is no replacement.
+#[cfg(unix)]
+fn is_replaced(file: &File, path: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    match (file.metadata(), std::fs::metadata(path)) {
+        (Ok(open), Ok(named)) => (open.dev(), open.ino()) != (named.dev(), named.ino()),
+        _ => false,
+    }
+}
+
+/// Elsewhere a file that is open cannot be replaced: its name is taken.
+#[cfg(not(unix))]
+fn is_replaced(_file: &File, _path: &Path) -> bool {
+    false
 }
 
 /// `512 x 512 uint16`.

@@ -1,93 +1,184 @@
 //! Multi-page TIFF and BigTIFF: u8, u16, i16, one sample a pixel, plain, deflate or LZW, strips or tiles.
 //!
-//! In: a finished file of ScanImage, PrairieView (OME), ImageJ, tifffile, or any other. Out: page after page as raw
-//! little-endian bytes. Plain strips go from the file straight into the caller's buffer; the rest is decoded by crate
-//! `tiff`. A file that is cut gives its whole pages and then one error that counts them.
+//! In: a file of ScanImage, PrairieView (OME), ImageJ, tifffile, or any other, finished or still growing; or the files
+//! of one ScanImage acquisition, one after the other. Out: page after page as raw little-endian bytes. Plain strips go
+//! from the file straight into the caller's buffer; the rest is decoded by crate `tiff`. A file that is cut gives its
+//! whole pages and then one error that counts them.
 //!
 //! ImageJ's large files have one directory and all pages in one block behind it; that form is read as well.
 
-use std::fs::File;
-use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 
-use tiff::ColorType;
-use tiff::decoder::{ChunkType, Decoder};
-use tiff::tags::Tag;
-
-use super::tiff_chain::TiffChain;
-use super::tiff_layout::{Layout, Texts, imagej_images};
-use super::{MAX_PAGE_BYTES, OpenOptions, RecordedFrame, RecordingError, RecordingHeader, check_expected, describe};
+use super::series::{files_of, successor};
+use super::tiff_file::{Found, TiffFile, Trouble};
+use super::tiff_layout::{Layout, Texts, imagej_images, probe_pages};
+use super::{OpenOptions, Poll, RecordingError, RecordingHeader, check_expected, describe};
 use crate::frame::{Geometry, PixelType};
 
-/// Pages whose descriptions are read at the start, to see how many channels follow one another (ScanImage has 4).
-const PROBE_PAGES: usize = 9;
 const EXPECTED: &str = "uint8, uint16 or int16, one sample a pixel";
 
-/// A TIFF that has been opened.
+/// A TIFF that has been opened, with the files that go on where it ends.
 #[derive(Debug)]
 pub struct TiffRecording {
-    path: PathBuf,
-    decoder: Decoder<BufReader<File>>,
-    chain: TiffChain,
+    current: TiffFile,
+    /// Files that follow, of a finished recording.
+    later: VecDeque<PathBuf>,
+    /// A growing recording goes on in the next file of its acquisition.
+    successors: bool,
+    growing: bool,
+    /// Nothing grows any more.
+    last_call: bool,
+    /// What ImageJ says of their number; 0 for any other file.
+    imagej_images: usize,
+    /// Bytes of the growing file when it was last looked at.
+    seen: (u64, usize),
+    form: (Geometry, PixelType),
     layout: Layout,
     header: RecordingHeader,
     warnings: Vec<String>,
-    /// Pages in the file: its directories, or what ImageJ says of its one block.
-    page_count: usize,
-    /// Where the block begins, in a file of one directory and many pages.
-    block_start: Option<u64>,
+    /// Pages of the recording that have been passed, those that were left out included.
     next_page: usize,
+    /// The next page in `current`.
+    page_in_file: usize,
     ended: bool,
 }
 
 impl TiffRecording {
-    /// Opens `path`, counts its pages and reads what it says of itself.
+    /// Opens a finished recording, counts its pages and reads what it says of itself.
+    ///
+    /// # Errors
+    /// The file cannot be read, is no TIFF, or holds what is not read.
     pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, RecordingError> {
-        let io = |e| RecordingError::io(path, e);
-        let malformed = |detail: String| RecordingError::Malformed { path: path.to_path_buf(), format: "TIFF", detail };
-        let mut file = File::open(path).map_err(io)?;
-        let chain = TiffChain::read(&mut file).map_err(io)?.map_err(malformed)?;
-        if chain.pages == 0 {
-            return Err(malformed(chain.broken.unwrap_or_else(|| "it holds no page".to_string())));
+        let (files, notes) = files_of(path, options.successors)?;
+        let mut files = VecDeque::from(files);
+        let first = files.pop_front().unwrap_or_else(|| path.to_path_buf());
+        match Self::begin(&first, options, false, true)? {
+            Ok(mut recording) => {
+                recording.warnings.splice(0..0, notes);
+                recording.append(files);
+                Ok(recording)
+            }
+            Err(detail) => Err(RecordingError::Malformed { path: first, format: "TIFF", detail }),
         }
-        let mut decoder = Decoder::new(BufReader::new(file)).map_err(|e| malformed(e.to_string()))?;
-        let (geometry, pixel_type) = page_form(&mut decoder).map_err(|found| RecordingError::Unsupported {
-            path: path.to_path_buf(),
-            found,
-            expected: EXPECTED,
-        })?;
-        check_expected(path, geometry, pixel_type, options)?;
+    }
+
+    /// Opens a file that is still being written. `Ok(Err(reason))` where too little of it is there to know what it
+    /// is; with `last_call` as much as is there must do.
+    ///
+    /// # Errors
+    /// As [`TiffRecording::open`].
+    pub fn open_growing(
+        path: &Path,
+        options: &OpenOptions,
+        last_call: bool,
+    ) -> Result<Result<Self, String>, RecordingError> {
+        if !path.exists() && !last_call {
+            return Ok(Err("it is not there".to_string()));
+        }
+        Self::begin(path, options, true, last_call)
+    }
+
+    fn begin(
+        path: &Path,
+        options: &OpenOptions,
+        growing: bool,
+        last_call: bool,
+    ) -> Result<Result<Self, String>, RecordingError> {
+        let io = |e| RecordingError::io(path, e);
+        let unsupported = |found| RecordingError::Unsupported { path: path.to_path_buf(), found, expected: EXPECTED };
+        let mut current = match TiffFile::open(path, growing)? {
+            Ok(file) => file,
+            Err(reason) => return Ok(Err(reason)),
+        };
+        match current.find(0, last_call).map_err(|t| trouble(path, t, 0, 1, None))? {
+            Found::Whole => {}
+            Found::Begun(reason) => return Ok(Err(reason)),
+            Found::NoMore => return Ok(Err("it holds no page".to_string())),
+        }
+        let form = current.page().form().map_err(unsupported)?;
+        check_expected(path, form.0, form.1, options)?;
+        current.expect(form);
+        let (software, description) = (current.page().software, current.page().description);
+        let software = lossy(current.text(software).map_err(io)?);
+        let mut descriptions = vec![lossy(current.text(description).map_err(io)?)];
         let mut warnings = Vec::new();
-        let software = text(&mut decoder, Tag::Software);
-        let descriptions = first_descriptions(path, chain.pages)?;
-        let (page_count, block_start) = block(&mut decoder, &descriptions, &chain, geometry, pixel_type, &mut warnings);
+        block(&mut current, &descriptions[0], form, &mut warnings).map_err(io)?;
+        let wanted = probe_pages(&software, &descriptions[0]);
+        while descriptions.len() < wanted {
+            match current.find(descriptions.len(), last_call) {
+                Ok(Found::Whole) => {}
+                Ok(Found::Begun(_) | Found::NoMore) if growing && !last_call => {
+                    return Ok(Err(format!("{} of the {wanted} pages that tell its layout", descriptions.len())));
+                }
+                // What is wrong with it is said when its turn comes.
+                Ok(Found::Begun(_) | Found::NoMore) | Err(_) => break,
+            }
+            let description = current.page().description;
+            descriptions.push(lossy(current.text(description).map_err(io)?));
+        }
+        let page_count = (!growing).then(|| current.page_count());
         let texts = Texts { software: &software, descriptions: &descriptions, page_count, path };
         let layout = Layout::read(&texts, options, &mut warnings);
-        if let Some(reason) = &chain.broken {
+        if let Some(reason) = current.broken() {
             warnings.push(format!("the file is cut or damaged: {reason}"));
         }
         let header = RecordingHeader {
-            geometry,
-            pixel_type,
-            frame_count: Some(layout.frame_count(page_count)),
+            geometry: form.0,
+            pixel_type: form.1,
+            frame_count: page_count.map(|pages| layout.frame_count(pages)),
             frame_rate_hz: layout.frame_rate_hz,
             planes: layout.planes,
             channels: layout.channels,
             inverted: options.inverted,
             description: layout.description.clone(),
         };
-        Ok(Self {
-            path: path.to_path_buf(),
-            decoder,
-            chain,
+        Ok(Ok(Self {
+            current,
+            later: VecDeque::new(),
+            successors: options.successors,
+            growing,
+            last_call: false,
+            imagej_images: imagej_images(&descriptions[0]).unwrap_or(0),
+            seen: (0, 0),
+            form,
             layout,
             header,
             warnings,
-            page_count,
-            block_start,
             next_page: 0,
+            page_in_file: 0,
             ended: false,
-        })
+        }))
+    }
+
+    /// Takes the files that follow, as far as they hold pages of the same form.
+    fn append(&mut self, files: VecDeque<PathBuf>) {
+        let mut pages = self.current.page_count();
+        for path in files {
+            let opened = TiffFile::open(&path, false).map_err(|e| e.to_string()).and_then(|file| {
+                let mut file = file?;
+                file.expect(self.form);
+                match file.find(0, true).map_err(|t| trouble(&path, t, 0, 1, Some(self.form)).to_string())? {
+                    Found::Whole => Ok(file),
+                    Found::Begun(reason) => Err(reason),
+                    Found::NoMore => Err("it holds no page".to_string()),
+                }
+            });
+            match opened {
+                Ok(file) => {
+                    pages += file.page_count();
+                    self.later.push_back(path);
+                }
+                Err(reason) => {
+                    self.warnings.push(format!("the recording is read up to {}: {reason}", path.display()));
+                    break;
+                }
+            }
+        }
+        if !self.later.is_empty() {
+            self.warnings.push(format!("{} files of one acquisition are read as one recording", self.later.len() + 1));
+        }
+        self.header.frame_count = Some(self.layout.frame_count(pages));
     }
 
     /// What is known before the first page.
@@ -100,209 +191,197 @@ impl TiffRecording {
         &self.warnings
     }
 
-    /// Pages in the file, whole or not.
-    pub fn page_count(&self) -> usize {
-        self.page_count
+    /// Nothing is going to be added: from now on the recording has an end.
+    pub fn finish(&mut self) {
+        if !self.last_call {
+            // Were the length not to be had, the next look would say so.
+            let _ = self.current.finish();
+            self.last_call = true;
+        }
     }
 
-    /// The next page; see [`super::FrameRecording::next`].
-    pub fn next(&mut self, buffer: &mut Vec<u8>) -> Result<Option<RecordedFrame>, RecordingError> {
+    /// The next page, if it is there; see [`super::FrameRecording::poll`].
+    ///
+    /// # Errors
+    /// The file is cut, damaged, replaced, or a page differs from the first; nothing follows an error.
+    pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
         if self.ended {
-            return Ok(None);
+            return Ok(Poll::End);
         }
-        if self.next_page >= self.page_count {
-            self.ended = true;
-            return match self.chain.broken.take() {
-                Some(reason) => Err(self.truncated(reason)),
-                None => Ok(None),
+        let polled = self.poll_pages(buffer);
+        self.ended = matches!(polled, Ok(Poll::End) | Err(_));
+        polled
+    }
+
+    fn poll_pages(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
+        loop {
+            let begun = match self.current.find(self.page_in_file, self.last_call) {
+                Ok(Found::Whole) => {
+                    if let Some(page) = self.take(buffer)? {
+                        return Ok(page);
+                    }
+                    continue;
+                }
+                Ok(Found::Begun(reason)) => Some(reason),
+                Ok(Found::NoMore) => None,
+                Err(trouble) => return Err(self.failed(trouble)),
             };
-        }
-        let page = self.next_page;
-        buffer.resize(self.header.page_bytes(), 0);
-        match self.read_page(page, buffer) {
-            Ok(()) => {}
-            Err(error) => {
-                self.ended = true;
-                return Err(error);
+            if self.next_file(begun.as_deref())? {
+                continue;
             }
+            if self.growing && self.current.replaced() {
+                let detail = "another file stands at its path: it was replaced while it was followed".to_string();
+                return Err(self.failed(Trouble::Damaged(detail)));
+            }
+            if self.growing && !self.last_call {
+                let bytes = self.current.bytes().map_err(|e| RecordingError::io(self.current.path(), e))?;
+                let seen = (bytes, self.page_in_file);
+                let grown = std::mem::replace(&mut self.seen, seen) != seen;
+                return Ok(Poll::Waiting { grown });
+            }
+            if self.growing && self.next_page < self.imagej_images {
+                let (said, read) = (self.imagej_images, self.next_page);
+                self.warnings.push(format!(
+                    "ImageJ says {said} images, {read} were found: if they lie in one block, replay the finished file"
+                ));
+            }
+            if let Some(reason) = begun {
+                self.warnings.push(format!("the last page was never finished and is left out: {reason}"));
+            } else if let Some(reason) = self.current.broken() {
+                return Err(self.failed(Trouble::Damaged(reason.to_owned())));
+            }
+            return Ok(Poll::End);
         }
-        let description =
-            if self.layout.page_texts { text(&mut self.decoder, Tag::ImageDescription) } else { String::new() };
+    }
+
+    /// Reads the page that was found; `None` for one that is left out.
+    fn take(&mut self, buffer: &mut Vec<u8>) -> Result<Option<Poll>, RecordingError> {
+        let description = if self.layout.page_texts { self.current.page().description } else { None };
+        let placed = match self.current.text(description) {
+            Ok(text) => {
+                let text = String::from_utf8_lossy(text);
+                self.layout.locate(self.next_page, &text, &mut self.warnings)
+            }
+            Err(e) => return Err(self.failed(Trouble::Io(e))),
+        };
+        if let Some(frame) = placed {
+            buffer.resize(self.header.page_bytes(), 0);
+            if let Err(trouble) = self.current.read(buffer) {
+                return Err(self.failed(trouble));
+            }
+            self.next_page += 1;
+            self.page_in_file += 1;
+            return Ok(Some(Poll::Page(frame)));
+        }
         self.next_page += 1;
-        Ok(Some(self.layout.locate(page, &description, &mut self.warnings)))
+        self.page_in_file += 1;
+        Ok(None)
     }
 
-    fn read_page(&mut self, page: usize, buffer: &mut [u8]) -> Result<(), RecordingError> {
-        if let Some(start) = self.block_start {
-            let at = start + page as u64 * buffer.len() as u64;
-            let read = read_at(self.decoder.inner(), at, buffer);
-            read.map_err(|e| self.truncated(e.to_string()))?;
-            self.to_little_endian(buffer, self.chain.big_endian);
-            return Ok(());
-        }
-        if page > 0 {
-            self.decoder.next_image().map_err(|e| self.truncated(e.to_string()))?;
-            let expected = (self.header.geometry, self.header.pixel_type);
-            let form = page_form(&mut self.decoder);
-            if form.as_ref().ok() != Some(&expected) {
-                return Err(RecordingError::PageMismatch {
-                    path: self.path.clone(),
-                    page,
-                    found: form.map_or_else(|found| found, |(geometry, kind)| describe(geometry, kind)),
-                    expected: describe(expected.0, expected.1),
-                });
+    /// Goes on in the file that follows this one, if there is one that can be read; `begun`: what is left of this one.
+    fn next_file(&mut self, begun: Option<&str>) -> Result<bool, RecordingError> {
+        let path = if self.growing {
+            if !self.successors {
+                return Ok(false);
             }
-        }
-        if let Some(strips) = plain_strips(&mut self.decoder, &self.header) {
-            for (at, range) in strips {
-                let read = read_at(self.decoder.inner(), at, &mut buffer[range]);
-                read.map_err(|e| self.truncated(e.to_string()))?;
-            }
-            self.to_little_endian(buffer, self.chain.big_endian);
+            successor(self.current.path()).filter(|path| path.is_file())
+        } else if self.current.broken().is_none() || self.later.is_empty() {
+            self.later.pop_front()
         } else {
-            self.decoder.read_image_bytes(buffer).map_err(|e| self.truncated(e.to_string()))?;
-            self.to_little_endian(buffer, cfg!(target_endian = "big"));
-            // The crate turns "white is zero" images over; what is stored is wanted here.
-            if self.decoder.find_tag_unsigned::<u16>(Tag::PhotometricInterpretation).ok().flatten() == Some(0) {
-                buffer.iter_mut().for_each(|byte| *byte = !*byte);
-            }
+            // A cut file in the middle: its whole pages have been given, and the next file goes on.
+            let broken = self.current.broken().unwrap_or_default().to_owned();
+            self.warnings.push(format!("{}: {broken}", self.current.path().display()));
+            self.later.pop_front()
+        };
+        let Some(path) = path else { return Ok(false) };
+        let Ok(mut file) = TiffFile::open(&path, self.growing)? else { return Ok(false) };
+        file.expect(self.form);
+        // The program that writes has gone on when the next file has a page: what is missing here stays missing.
+        match file.find(0, self.last_call) {
+            Ok(Found::Whole) => {}
+            Ok(_) => return Ok(false),
+            Err(t) => return Err(trouble(&path, t, self.next_page, self.pages_per_frame(), Some(self.form))),
         }
-        Ok(())
+        if let Some(reason) = begun {
+            let path = self.current.path().display();
+            self.warnings.push(format!("{path}: its last page was never finished and is left out: {reason}"));
+        }
+        if self.last_call {
+            file.finish().map_err(|e| RecordingError::io(&path, e))?;
+        }
+        self.current = file;
+        self.page_in_file = 0;
+        Ok(true)
     }
 
-    fn to_little_endian(&self, buffer: &mut [u8], is_big_endian: bool) {
-        if is_big_endian && self.header.pixel_type.size_bytes() == 2 {
-            buffer.chunks_exact_mut(2).for_each(|pair| pair.swap(0, 1));
-        }
+    fn pages_per_frame(&self) -> usize {
+        (self.header.planes as usize).saturating_mul(self.header.channels as usize).max(1)
     }
 
-    fn truncated(&self, detail: String) -> RecordingError {
-        let per_frame = (self.header.planes as usize).saturating_mul(self.header.channels as usize);
-        RecordingError::Truncated {
-            path: self.path.clone(),
-            whole_pages: self.next_page,
-            whole_frames: self.next_page / per_frame.max(1),
-            detail,
-        }
+    fn failed(&self, found: Trouble) -> RecordingError {
+        trouble(self.current.path(), found, self.next_page, self.pages_per_frame(), Some(self.form))
     }
 }
 
-/// Geometry and pixel type of the page that the decoder stands at, or what it is instead.
-fn page_form(decoder: &mut Decoder<BufReader<File>>) -> Result<(Geometry, PixelType), String> {
-    let (width, height) = decoder.dimensions().map_err(|e| e.to_string())?;
-    let color = decoder.colortype().map_err(|e| e.to_string())?;
-    let formats = decoder.find_tag_unsigned_vec::<u16>(Tag::SampleFormat).ok().flatten();
-    let format = formats.and_then(|f| f.first().copied()).unwrap_or(1);
-    // Sample format 4 is "undefined", which old programs write for unsigned.
-    let pixel_type = match (color, format) {
-        (ColorType::Gray(8), 1 | 4) => PixelType::U8,
-        (ColorType::Gray(16), 1 | 4) => PixelType::U16,
-        (ColorType::Gray(16), 2) => PixelType::I16,
-        _ => return Err(format!("pages of {color:?} with sample format {format}")),
-    };
-    let geometry = Geometry::new(height as usize, width as usize);
-    let bytes = geometry.height_px.checked_mul(geometry.width_px).and_then(|n| n.checked_mul(pixel_type.size_bytes()));
-    match bytes {
-        Some(1..=MAX_PAGE_BYTES) => Ok((geometry, pixel_type)),
-        _ => Err(format!("pages of {}, more than {} MiB", describe(geometry, pixel_type), MAX_PAGE_BYTES >> 20)),
-    }
-}
-
-/// A text tag, empty where it is absent; bytes that are not UTF-8 (a micro sign in Latin-1) are replaced.
-fn text(decoder: &mut Decoder<BufReader<File>>, tag: Tag) -> String {
-    if let Ok(text) = decoder.get_tag_ascii_string(tag) {
-        return text;
-    }
-    let mut ifd = decoder.image_ifd();
-    let count = ifd.find_entry(tag).map_or(0, |entry| entry.count());
-    let mut bytes = vec![0; usize::try_from(count).unwrap_or(0).min(1 << 20)];
-    match ifd.find_tag_bytes(tag, &mut bytes, 0) {
-        Ok(Some(_)) => String::from_utf8_lossy(&bytes).trim_end_matches('\0').to_string(),
-        _ => String::new(),
-    }
-}
-
-fn first_descriptions(path: &Path, pages: usize) -> Result<Vec<String>, RecordingError> {
-    let file = File::open(path).map_err(|e| RecordingError::io(path, e))?;
-    let mut descriptions = Vec::new();
-    if let Ok(mut decoder) = Decoder::new(BufReader::new(file)) {
-        descriptions.push(text(&mut decoder, Tag::ImageDescription));
-        while descriptions.len() < pages.min(PROBE_PAGES) && decoder.next_image().is_ok() {
-            descriptions.push(text(&mut decoder, Tag::ImageDescription));
+/// What went wrong at page `page`, as the caller hears it.
+fn trouble(
+    path: &Path,
+    found: Trouble,
+    page: usize,
+    pages_per_frame: usize,
+    expected: Option<(Geometry, PixelType)>,
+) -> RecordingError {
+    let path = path.to_path_buf();
+    match (found, expected) {
+        (Trouble::Io(source), _) => RecordingError::Io { path, source },
+        (Trouble::OtherForm(found), Some((geometry, kind))) => {
+            RecordingError::PageMismatch { path, page, found, expected: describe(geometry, kind) }
         }
+        (Trouble::OtherForm(found), None) => RecordingError::Unsupported { path, found, expected: EXPECTED },
+        (Trouble::Damaged(detail), Some(_)) => {
+            RecordingError::Truncated { path, whole_pages: page, whole_frames: page / pages_per_frame, detail }
+        }
+        (Trouble::Damaged(detail), None) => RecordingError::Malformed { path, format: "TIFF", detail },
     }
-    Ok(descriptions)
 }
 
-/// Pages of the file, and where they begin if they lie in one block behind a single directory (ImageJ).
+/// Bytes that are not UTF-8 (a micro sign in Latin-1) are replaced.
+fn lossy(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Finds out whether the pages lie in one block behind a single directory (ImageJ).
 fn block(
-    decoder: &mut Decoder<BufReader<File>>,
-    descriptions: &[String],
-    chain: &TiffChain,
-    geometry: Geometry,
-    pixel_type: PixelType,
+    file: &mut TiffFile,
+    description: &str,
+    (geometry, pixel_type): (Geometry, PixelType),
     warnings: &mut Vec<String>,
-) -> (usize, Option<u64>) {
-    let said = descriptions.first().and_then(|text| imagej_images(text)).unwrap_or(1);
-    if chain.pages > 1 || said <= 1 {
-        return (chain.pages, None);
+) -> std::io::Result<()> {
+    let said = imagej_images(description).unwrap_or(1);
+    // While a file grows nobody can tell this form from directories that are yet to come (Micro-Manager).
+    if file.is_growing() || file.page_count() > 1 || said <= 1 {
+        return Ok(());
     }
-    let page_bytes = geometry.count() * pixel_type.size_bytes();
-    let start = plain_offsets(decoder).and_then(|offsets| offsets.first().copied());
-    let file_bytes = decoder.inner().get_ref().metadata().map_or(0, |m| m.len());
-    let Some(start) = start else {
+    let page_bytes = (geometry.count() * pixel_type.size_bytes()) as u64;
+    let Some(start) = file.expect_block(1)? else {
         warnings.push(format!("ImageJ says {said} images, but only one is there"));
-        return (1, None);
+        return Ok(());
     };
-    let whole = file_bytes.saturating_sub(start) / page_bytes as u64;
+    let whole = file.bytes()?.saturating_sub(start) / page_bytes;
     if whole < said as u64 {
         warnings.push(format!("ImageJ says {said} images; the file has room for {whole}"));
     }
     // One page more than there is room for, so that reading ends with the error that counts the whole ones.
-    (said.min(usize::try_from(whole).unwrap_or(usize::MAX).saturating_add(1)).max(1), Some(start))
-}
-
-/// Offsets of the strips, if they are stored plain.
-fn plain_offsets(decoder: &mut Decoder<BufReader<File>>) -> Option<Vec<u64>> {
-    let compression = decoder.find_tag_unsigned::<u16>(Tag::Compression).ok()?.unwrap_or(1);
-    if compression != 1 || decoder.get_chunk_type() != ChunkType::Strip {
-        return None;
-    }
-    decoder.find_tag_unsigned_vec::<u64>(Tag::StripOffsets).ok()?
-}
-
-/// Pieces of a plain page, neighbours joined: where each lies in the file, and its range in the page's bytes.
-fn plain_strips(
-    decoder: &mut Decoder<BufReader<File>>,
-    header: &RecordingHeader,
-) -> Option<Vec<(u64, std::ops::Range<usize>)>> {
-    let offsets = plain_offsets(decoder)?;
-    let height = header.geometry.height_px;
-    let rows = decoder.find_tag_unsigned::<u32>(Tag::RowsPerStrip).ok()?.map_or(height, |rows| rows as usize);
-    let strip_bytes = rows.clamp(1, height) * header.geometry.width_px * header.pixel_type.size_bytes();
-    let page_bytes = header.page_bytes();
-    if offsets.len() != page_bytes.div_ceil(strip_bytes) {
-        return None;
-    }
-    let mut pieces: Vec<(u64, std::ops::Range<usize>)> = Vec::new();
-    for (strip, &offset) in offsets.iter().enumerate() {
-        let range = strip * strip_bytes..((strip + 1) * strip_bytes).min(page_bytes);
-        match pieces.last_mut() {
-            Some((at, last)) if at.checked_add(last.len() as u64) == Some(offset) => last.end = range.end,
-            _ => pieces.push((offset, range)),
-        }
-    }
-    Some(pieces)
-}
-
-fn read_at(reader: &mut BufReader<File>, at: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-    reader.seek(SeekFrom::Start(at))?;
-    reader.read_exact(buffer)
+    let pages = said.min(usize::try_from(whole).unwrap_or(usize::MAX).saturating_add(1)).max(1);
+    file.expect_block(pages)?;
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::source::RecordedFrame;
+    use std::fs::File;
     use std::io::Write;
     use tiff::encoder::colortype::{Gray8, Gray16, GrayI16, RGB8};
     use tiff::encoder::{Compression, DeflateLevel, TiffEncoder};
@@ -314,10 +393,18 @@ mod tests {
         TiffRecording::open(&path, options).map(|recording| (recording, folder))
     }
 
+    fn next(recording: &mut TiffRecording, buffer: &mut Vec<u8>) -> Result<Option<RecordedFrame>, RecordingError> {
+        match recording.poll(buffer)? {
+            Poll::Page(frame) => Ok(Some(frame)),
+            Poll::End => Ok(None),
+            Poll::Waiting { .. } => panic!("a finished file waits for nothing"),
+        }
+    }
+
     fn pages(bytes: &[u8]) -> (Vec<Vec<u8>>, TiffRecording) {
         let (mut recording, _folder) = open(bytes, &OpenOptions::default()).unwrap();
         let (mut pages, mut buffer) = (Vec::new(), Vec::new());
-        while recording.next(&mut buffer).unwrap().is_some() {
+        while next(&mut recording, &mut buffer).unwrap().is_some() {
             pages.push(buffer.clone());
         }
         (pages, recording)
@@ -396,14 +483,14 @@ mod tests {
         encoder.write_image::<Gray8>(4, 4, &[1; 16]).unwrap();
         let (mut recording, _folder) = open(file.get_ref(), &OpenOptions::default()).unwrap();
         let mut buffer = Vec::new();
-        assert!(recording.next(&mut buffer).unwrap().is_some());
-        let error = recording.next(&mut buffer).unwrap_err().to_string();
+        assert!(next(&mut recording, &mut buffer).unwrap().is_some());
+        let error = next(&mut recording, &mut buffer).unwrap_err().to_string();
         assert!(error.contains("page 1 is 4 x 4 uint8, expected 4 x 4 uint16"), "{error}");
-        assert_eq!(recording.next(&mut buffer).unwrap(), None);
+        assert_eq!(next(&mut recording, &mut buffer).unwrap(), None);
         let mut file = std::io::Cursor::new(Vec::new());
         TiffEncoder::new(&mut file).unwrap().write_image::<RGB8>(1, 1, &[1, 2, 3]).unwrap();
         let error = open(file.get_ref(), &OpenOptions::default()).unwrap_err().to_string();
-        assert!(error.contains("RGB(8)") && error.contains(EXPECTED), "{error}");
+        assert!(error.contains("3 samples a pixel") && error.contains(EXPECTED), "{error}");
     }
 
     const PLAIN: [(u16, u32); 6] = [(256, 3), (257, 2), (258, 16), (277, 1), (278, 2), (279, 12)];
@@ -434,9 +521,9 @@ mod tests {
         let (mut recording, _folder) =
             open(&by_hand(true, &tags, text, &pixels[..30]), &OpenOptions::default()).unwrap();
         let mut buffer = Vec::new();
-        assert!(recording.next(&mut buffer).unwrap().is_some());
-        assert!(recording.next(&mut buffer).unwrap().is_some());
-        let error = recording.next(&mut buffer).unwrap_err().to_string();
+        assert!(next(&mut recording, &mut buffer).unwrap().is_some());
+        assert!(next(&mut recording, &mut buffer).unwrap().is_some());
+        let error = next(&mut recording, &mut buffer).unwrap_err().to_string();
         assert!(error.contains("after 2 whole pages"), "{error}");
     }
 
@@ -446,7 +533,8 @@ mod tests {
         tags.push((262, 1));
         let (mut recording, _folder) =
             open(&by_hand(false, &tags, b"0.5 \xb5m\0", &[7; 12]), &OpenOptions::default()).unwrap();
-        assert_eq!(text(&mut recording.decoder, Tag::ImageDescription), "0.5 \u{fffd}m");
+        let description = recording.current.page().description;
+        assert_eq!(lossy(recording.current.text(description).unwrap()), "0.5 \u{fffd}m");
     }
 
     #[test]
@@ -460,7 +548,7 @@ mod tests {
         let mut buffer = Vec::new();
         let mut read = |bytes: &[u8]| {
             if let Ok((mut recording, _folder)) = open(bytes, &OpenOptions::default()) {
-                while let Ok(Some(_)) = recording.next(&mut buffer) {}
+                while let Ok(Some(_)) = next(&mut recording, &mut buffer) {}
             }
         };
         for at in 0..whole.len() {

@@ -1,9 +1,9 @@
 //! What the pages of a TIFF are: which frame, plane, channel and time each one holds.
 //!
 //! In: the texts that microscopes' programs leave in the Software and ImageDescription tags. Out: [`Layout`], which
-//! places page after page. Understood: ScanImage (`SI.*` lines, and each page's own frame number and time), OME-XML as
-//! Bruker's PrairieView writes it (also its names of companion files), ImageJ's hyperstack lines. Without any of these
-//! each page is a frame. Where a page's own frame number contradicts the header, the page is believed.
+//! places page after page. Understood: ScanImage (see [`tiff_scanimage`]), OME-XML as Bruker's PrairieView writes it
+//! (also its names of companion files), ImageJ's hyperstack lines. Without any of these each page is a frame. Where a
+//! page's own frame number contradicts the header, the page is believed.
 //!
 //! These texts are read line by line or attribute by attribute: a full XML or MATLAB parser would refuse files that
 //! are readable.
@@ -11,7 +11,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use super::tiff_scanimage::{
+    self, OwnNumbers, Volume, is_scanimage, number_in_acquisition, number_of, page_number, page_time_ns, value_of,
+};
 use super::{OpenOptions, RecordedFrame};
+
+/// Pages of an OME file that is still being written, at most.
+const GROWING_PAGES_MAX: u64 = 1 << 20;
 
 /// Where each page belongs.
 #[derive(Debug)]
@@ -22,6 +28,8 @@ pub(super) struct Layout {
     pub description: String,
     /// Pages have ScanImage's own numbers and times in their descriptions.
     pub page_texts: bool,
+    /// Flyback frames and repeated slices; a single plane for all that is not ScanImage's.
+    volume: Volume,
     numbering: Numbering,
 }
 
@@ -35,19 +43,13 @@ enum Numbering {
     Listed(Vec<Option<RecordedFrame>>),
 }
 
-#[derive(Debug, Default)]
-struct OwnNumbers {
-    /// Frame number of the last page, its index, its channel; `None` before the first page.
-    last: Option<(u64, u64, u32)>,
-    warned: bool,
-}
-
 /// The texts of a file that [`Layout::read`] looks at.
 pub(super) struct Texts<'a> {
     pub software: &'a str,
     /// Descriptions of the first pages.
     pub descriptions: &'a [String],
-    pub page_count: usize,
+    /// Pages of the file; `None` while it grows.
+    pub page_count: Option<usize>,
     pub path: &'a Path,
 }
 
@@ -56,7 +58,16 @@ impl Layout {
     pub fn read(texts: &Texts<'_>, options: &OpenOptions, warnings: &mut Vec<String>) -> Self {
         let first = texts.descriptions.first().map_or("", String::as_str);
         let mut layout = if is_scanimage(texts.software) || is_scanimage(first) {
-            scanimage(texts, warnings)
+            let read = tiff_scanimage::read(texts, warnings);
+            Layout {
+                channels: read.channels,
+                planes: read.volume.planes(),
+                frame_rate_hz: read.frame_rate_hz,
+                description: read.description,
+                page_texts: true,
+                volume: read.volume,
+                numbering: read.numbers.map_or(Numbering::Position, Numbering::Own),
+            }
         } else if first.contains("<OME") {
             ome(texts, first, warnings)
         } else if first.starts_with("ImageJ=") {
@@ -75,159 +86,77 @@ impl Layout {
                 ));
             }
             (layout.channels, layout.planes, layout.numbering) = (channels, planes, Numbering::Position);
+            layout.volume = Volume::SINGLE;
         }
         layout.frame_rate_hz = options.frame_rate_hz.or(layout.frame_rate_hz).filter(|rate| rate.is_finite());
         layout
     }
 
     fn by_position(channels: u32, planes: u32, frame_rate_hz: Option<f64>, description: String) -> Self {
-        Self { channels, planes, frame_rate_hz, description, page_texts: false, numbering: Numbering::Position }
+        Self {
+            channels,
+            planes,
+            frame_rate_hz,
+            description,
+            page_texts: false,
+            volume: Volume::SINGLE,
+            numbering: Numbering::Position,
+        }
     }
 
     /// Points in time that `pages` pages make.
     pub fn frame_count(&self, pages: usize) -> usize {
-        pages.div_ceil((self.channels as usize).saturating_mul(self.planes as usize).max(1))
+        let channels = (self.channels as usize).max(1);
+        if self.volume == Volume::SINGLE {
+            return pages.div_ceil(channels.saturating_mul(self.planes as usize).max(1));
+        }
+        let volumes = pages.div_ceil(channels.saturating_mul(self.volume.period() as usize).max(1));
+        volumes.saturating_mul(self.volume.per_slice() as usize)
     }
 
-    /// Places page number `page`; pages must come in order.
-    pub fn locate(&mut self, page: usize, text: &str, warnings: &mut Vec<String>) -> RecordedFrame {
+    /// Places page number `page`; pages must come in order. `None` for a page that is no image: a flyback frame.
+    pub fn locate(&mut self, page: usize, text: &str, warnings: &mut Vec<String>) -> Option<RecordedFrame> {
         let device_ns = if self.page_texts { page_time_ns(text) } else { None };
-        let positioned = self.by_its_position(page, device_ns);
         match &mut self.numbering {
-            Numbering::Position => positioned,
-            Numbering::Listed(listed) => listed.get(page).copied().flatten().unwrap_or(positioned),
+            Numbering::Position => self.by_its_position(page, device_ns),
+            Numbering::Listed(listed) => match listed.get(page).copied().flatten() {
+                Some(frame) => Some(frame),
+                None => self.by_its_position(page, device_ns),
+            },
             Numbering::Own(own) => match page_number(text) {
-                Some(number) => {
-                    let (index, channel) = own.place(number, self.channels, page, warnings);
-                    RecordedFrame { index, plane: 0, channel, device_ns }
-                }
+                Some(number) => own
+                    .place(number, number_in_acquisition(text).unwrap_or(number), self.channels, page, warnings)
+                    .map(|(index, plane, channel)| RecordedFrame { index, plane, channel, device_ns }),
                 None => {
                     warnings.push(format!("page {page} has no frame number: from here frames are counted by position"));
                     self.numbering = Numbering::Position;
-                    positioned
+                    self.by_its_position(page, device_ns)
                 }
             },
         }
     }
 
-    fn by_its_position(&self, page: usize, device_ns: Option<u64>) -> RecordedFrame {
+    fn by_its_position(&self, page: usize, device_ns: Option<u64>) -> Option<RecordedFrame> {
         let (page, channels, planes) = (page as u64, u64::from(self.channels), u64::from(self.planes));
-        RecordedFrame {
-            index: page / channels / planes,
-            plane: (page / channels % planes) as u32,
-            channel: (page % channels) as u32,
-            device_ns,
-        }
-    }
-}
-
-impl OwnNumbers {
-    /// Pages with the same number are the channels of one frame; a larger number is a later frame, and the numbers
-    /// between are missing frames.
-    fn place(&mut self, number: u64, channels: u32, page: usize, warnings: &mut Vec<String>) -> (u64, u32) {
-        let (index, channel) = match self.last {
-            None => (0, 0),
-            Some((last, index, channel)) if number == last => (index, channel + 1),
-            Some((last, index, channel)) => {
-                if channel + 1 != channels {
-                    self.warn(warnings, format!("frame {last} has {} pages, expected {channels}", channel + 1));
-                }
-                if number < last {
-                    self.warn(warnings, format!("page {page}: frame number {number} follows {last}; counted on"));
-                }
-                (index.saturating_add(number.checked_sub(last).unwrap_or(1)), 0)
-            }
+        let (index, plane) = if self.volume == Volume::SINGLE {
+            (page / channels / planes, (page / channels % planes) as u32)
+        } else {
+            self.volume.place(page / channels)?
         };
-        self.last = Some((number, index, channel));
-        (index, channel)
-    }
-
-    /// The first contradiction is enough: a damaged file would bring thousands.
-    fn warn(&mut self, warnings: &mut Vec<String>, text: String) {
-        if !self.warned {
-            warnings.push(text + " (further contradictions are not listed)");
-            self.warned = true;
-        }
+        Some(RecordedFrame { index, plane, channel: (page % channels) as u32, device_ns })
     }
 }
 
-// ---- ScanImage -------------------------------------------------------------------------------------------------
-
-fn is_scanimage(text: &str) -> bool {
-    text.lines().any(|line| {
-        line.starts_with("SI.")
-            || line.starts_with("scanimage.SI")
-            || line.starts_with("frameNumbers =")
-            || line.starts_with("Frame Number =")
-    })
-}
-
-/// The value of `key = value`; older versions write `scanimage.` before the key.
-fn value_of<'a>(text: &'a str, key: &str) -> Option<&'a str> {
-    text.lines().find_map(|line| {
-        let line = line.trim();
-        let line = line.strip_prefix("scanimage.").unwrap_or(line);
-        line.strip_prefix(key)?.trim_start().strip_prefix('=').map(str::trim)
-    })
-}
-
-fn number_of(text: &str, key: &str) -> Option<f64> {
-    value_of(text, key)?.parse().ok()
-}
-
-fn page_number(text: &str) -> Option<u64> {
-    value_of(text, "frameNumbers").or_else(|| value_of(text, "Frame Number"))?.parse().ok()
-}
-
-fn page_time_ns(text: &str) -> Option<u64> {
-    let seconds = number_of(text, "frameTimestamps_sec").or_else(|| number_of(text, "Frame Timestamp(s)"))?;
-    seconds_to_ns(seconds)
-}
-
-fn seconds_to_ns(seconds: f64) -> Option<u64> {
+pub(super) fn seconds_to_ns(seconds: f64) -> Option<u64> {
     let ns = (seconds * 1e9).round();
     (ns >= 0.0 && ns < u64::MAX as f64).then_some(ns as u64)
 }
 
-fn scanimage(texts: &Texts<'_>, warnings: &mut Vec<String>) -> Layout {
-    let first = texts.descriptions.first().map_or("", String::as_str);
-    let header = if is_scanimage(texts.software) { texts.software } else { first };
-    let said = value_of(header, "SI.hChannels.channelSave")
-        .map(|list| list.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty()).count() as u32)
-        .filter(|&n| n > 0);
-    let numbers: Vec<u64> = texts.descriptions.iter().map_while(|text| page_number(text)).collect();
-    // The first number that changes ends the first frame; without a change the file is too short to tell.
-    let run = numbers.iter().take_while(|&n| Some(n) == numbers.first()).count();
-    let seen = (run > 0 && (run < numbers.len() || numbers.len() == texts.page_count)).then_some(run as u32);
-    let channels = match (said, seen) {
-        (Some(said), Some(seen)) if said != seen => {
-            warnings.push(format!(
-                "the header says {said} channel(s) saved (SI.hChannels.channelSave), but {seen} pages carry the same \
-                 frame number: {seen} channels are read"
-            ));
-            seen
-        }
-        (said, seen) => seen.or(said).unwrap_or(1),
-    };
-    let fast_z = value_of(header, "SI.hFastZ.enable").is_some_and(|v| v == "true" || v == "1");
-    let slices = number_of(header, "SI.hFastZ.numFramesPerVolume").unwrap_or(1.0)
-        - number_of(header, "SI.hFastZ.numDiscardFlybackFrames").unwrap_or(0.0);
-    let planes = if fast_z && (1.0..1e4).contains(&slices) { slices as u32 } else { 1 };
-    let version = value_of(header, "SI.VERSION_MAJOR").unwrap_or("of unknown version").trim_matches('\'');
-    let rate = if planes > 1 { "SI.hRoiManager.scanVolumeRate" } else { "SI.hRoiManager.scanFrameRate" };
-    let numbering = if planes > 1 || numbers.is_empty() {
-        warnings.push(format!("{planes} plane(s): frames are counted by position, not by ScanImage's frame numbers"));
-        Numbering::Position
-    } else {
-        Numbering::Own(OwnNumbers::default())
-    };
-    Layout {
-        channels,
-        planes,
-        frame_rate_hz: number_of(header, rate).filter(|rate| *rate > 0.0),
-        description: format!("TIFF, ScanImage {version}"),
-        page_texts: true,
-        numbering,
+/// Pages whose descriptions are needed to see how pages follow one another.
+pub(super) fn probe_pages(software: &str, first_description: &str) -> usize {
+    match [software, first_description].into_iter().find(|text| is_scanimage(text)) {
+        Some(header) => tiff_scanimage::probe_pages(header),
+        None => 1,
     }
 }
 
@@ -300,9 +229,10 @@ fn ome(texts: &Texts<'_>, xml: &str, warnings: &mut Vec<String>) -> Layout {
     if let Some(first) = beside.first() {
         warnings.push(format!("{} companion file(s) are not read with this one, such as {first}", beside.len()));
     }
-    if sizes.iter().fold(1u64, |n, s| n.saturating_mul(*s)) > texts.page_count as u64 {
+    if let Some(pages) = texts.page_count
+        && sizes.iter().fold(1u64, |n, s| n.saturating_mul(*s)) > pages as u64
+    {
         let [c, z, t] = sizes;
-        let pages = texts.page_count;
         warnings
             .push(format!("the OME header describes {c} channels x {z} planes x {t} times; {pages} page(s) are here"));
     }
@@ -319,7 +249,8 @@ fn own_pages<'a>(
 ) -> (Vec<Option<[u64; 3]>>, BTreeSet<&'a str>) {
     let own_uuid = elements(xml, "OME").next().and_then(|(attributes, _)| attribute(attributes, "UUID"));
     let own_name = texts.path.file_name().and_then(|name| name.to_str());
-    let mut pages = vec![None; texts.page_count];
+    let described = sizes.iter().fold(1u64, |n, s| n.saturating_mul(*s)).min(GROWING_PAGES_MAX);
+    let mut pages = vec![None; texts.page_count.unwrap_or(described as usize)];
     let mut companions = BTreeSet::new();
     let mut listed = false;
     for (attributes, inner) in elements(xml, "TiffData") {
@@ -401,6 +332,7 @@ fn listed_layout(pages: &[Option<[u64; 3]>], times: &BTreeMap<[u64; 3], u64>, de
         frame_rate_hz,
         description,
         page_texts: false,
+        volume: Volume::SINGLE,
         numbering: Numbering::Listed(listed),
     }
 }
@@ -411,7 +343,12 @@ mod tests {
 
     fn read(software: &str, descriptions: &[&str], page_count: usize) -> (Layout, Vec<String>) {
         let descriptions: Vec<String> = descriptions.iter().map(|s| s.to_string()).collect();
-        let texts = Texts { software, descriptions: &descriptions, page_count, path: Path::new("/nowhere/own.tif") };
+        let texts = Texts {
+            software,
+            descriptions: &descriptions,
+            page_count: Some(page_count),
+            path: Path::new("/nowhere/own.tif"),
+        };
         let mut warnings = Vec::new();
         (Layout::read(&texts, &OpenOptions::default(), &mut warnings), warnings)
     }
@@ -428,7 +365,7 @@ mod tests {
         let (mut layout, mut warnings) = read(software, &descriptions, 4);
         assert_eq!((layout.channels, layout.planes, layout.frame_rate_hz), (2, 1, Some(29.98)));
         assert!(warnings[0].contains("channelSave") && warnings[0].contains("2 channels are read"), "{warnings:?}");
-        let placed: Vec<_> = texts.iter().enumerate().map(|(i, t)| layout.locate(i, t, &mut warnings)).collect();
+        let placed: Vec<_> = texts.iter().enumerate().filter_map(|(i, t)| layout.locate(i, t, &mut warnings)).collect();
         assert_eq!(placed.iter().map(|f| (f.index, f.channel)).collect::<Vec<_>>(), [(0, 0), (0, 1), (2, 0), (2, 1)]);
         assert_eq!(placed[2].device_ns, Some(600_000_000));
         assert_eq!(warnings.len(), 1, "{warnings:?}");
@@ -438,8 +375,11 @@ mod tests {
     fn a_lost_page_is_a_warning_and_later_frames_stay_in_place() {
         let (mut layout, mut warnings) = read("SI.hChannels.channelSave = [1;2]", &[&page(1, "0"), &page(1, "0")], 9);
         let numbers = [1, 1, 2, 3, 3];
-        let placed: Vec<_> =
-            numbers.iter().enumerate().map(|(i, n)| layout.locate(i, &page(*n, "0"), &mut warnings).index).collect();
+        let placed: Vec<_> = numbers
+            .iter()
+            .enumerate()
+            .map(|(i, n)| layout.locate(i, &page(*n, "0"), &mut warnings).unwrap().index)
+            .collect();
         assert_eq!(placed, [0, 0, 1, 2, 2]);
         assert!(warnings[0].contains("frame 2 has 1 pages, expected 2"), "{warnings:?}");
     }
@@ -457,7 +397,7 @@ mod tests {
         let (mut layout, mut warnings) = read("Prairie View 5.4", &[xml], 2);
         assert_eq!((layout.channels, layout.planes, layout.frame_rate_hz), (1, 1, Some(20.0)));
         assert!(warnings.iter().any(|w| w.contains("missing: other.tif")), "{warnings:?}");
-        let placed = layout.locate(1, "", &mut warnings);
+        let placed = layout.locate(1, "", &mut warnings).unwrap();
         assert_eq!(placed, RecordedFrame { index: 1, plane: 0, channel: 0, device_ns: Some(50_000_000) });
     }
 
@@ -488,7 +428,7 @@ mod tests {
         assert_eq!((layout.channels, layout.planes, layout.frame_rate_hz), (1, 1, Some(10.0)));
         assert_eq!(warnings.len(), 1);
         let (mut layout, mut none) = read("", &["ImageJ=1.53\nimages=12\nchannels=2\nslices=3\nframes=2\n"], 12);
-        let at = layout.locate(9, "", &mut none);
+        let at = layout.locate(9, "", &mut none).unwrap();
         assert_eq!((at.index, at.plane, at.channel), (1, 1, 1));
     }
 }
