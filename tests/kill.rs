@@ -6,22 +6,18 @@
 mod common;
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use apical::config::{RigConfig, to_toml};
 use apical::frame::FrameSlot;
 use apical::journal::{SessionFiles, VerifyOptions, texts, verify};
-use apical::proto::v1::session_service_client::SessionServiceClient;
 use apical::proto::v1::{self, ingest_frames_response};
 use apical::sample::RoiSet;
-use apical::service::upload_of;
 use apical::trigger::{TriggerId, ValveSimulator};
+use common::process::{Operator, Process};
 use common::service::{Stream, frame, header};
 use common::{config, frames};
-use tonic::transport::Channel;
 
 /// Kills of one session before another one begins.
 const KILLS_OF_A_SESSION: u64 = 7;
@@ -29,80 +25,6 @@ const PULSES_PER_SESSION: u64 = 12;
 
 fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a number"))
-}
-
-/// The service as a process of its own.
-struct Process {
-    child: Child,
-    listen: String,
-}
-
-impl Process {
-    fn start(rig: &Path, continued: Option<&Path>) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_apical"));
-        command.args(["serve", "--json", "--config"]).arg(rig);
-        if let Some(directory) = continued {
-            command.arg("--continue").arg(directory);
-        }
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("it starts");
-        let mut out = BufReader::new(child.stdout.take().expect("its output"));
-        let mut text = String::new();
-        let started = std::time::Instant::now();
-        while serde_json::from_str::<serde_json::Value>(&text).is_err() {
-            let read = out.read_line(&mut text).expect("text");
-            if read == 0 {
-                let output = child.wait_with_output().expect("its end");
-                panic!("it does not serve: {}", String::from_utf8_lossy(&output.stderr));
-            }
-        }
-        assert!(started.elapsed() < Duration::from_secs(5), "a session goes on within five seconds");
-        let said: serde_json::Value = serde_json::from_str(&text).expect("JSON");
-        Self { child, listen: format!("http://{}", said["listen"].as_str().expect("an address")) }
-    }
-
-    /// SIGKILL: no handler runs, nothing is flushed.
-    fn kill(mut self) {
-        self.child.kill().expect("it can be killed");
-        self.child.wait().expect("it is gone");
-    }
-}
-
-/// An operator who steers one process.
-struct Operator {
-    control: SessionServiceClient<Channel>,
-    commands: u64,
-}
-
-impl Operator {
-    fn header(&mut self) -> Option<v1::CommandHeader> {
-        self.commands += 1;
-        let idempotency_key = format!("key-{}", self.commands);
-        Some(v1::CommandHeader { idempotency_key, operator_name: "tester".to_owned() })
-    }
-
-    async fn create(&mut self, rois: &RoiSet) {
-        let q = v1::CreateSessionRequest { command: self.header(), name: "session".to_owned(), ..Default::default() };
-        self.control.create_session(q).await.expect("created");
-        let command = self.header().expect("a header");
-        self.control.upload_rois(upload_of(rois, command)).await.expect("uploaded");
-    }
-
-    /// Brings the session as far as it goes: a calibration and the task, or the baseline that they need.
-    async fn nudge(&mut self) {
-        let command = self.header();
-        if self.control.calibrate(v1::CalibrateRequest { command }).await.is_ok() {
-            let command = self.header();
-            let _ = self.control.start_task(v1::StartTaskRequest { command, accept_template: true }).await;
-            return;
-        }
-        let command = self.header();
-        let _ = self.control.start_baseline(v1::StartBaselineRequest { command }).await;
-    }
-
-    async fn reward(&mut self) {
-        let command = self.header();
-        let _ = self.control.manual_reward(v1::ManualRewardRequest { command }).await;
-    }
 }
 
 /// What the client of one process learnt.
@@ -120,8 +42,8 @@ async fn live(
     kill_after: Duration,
     rewards: u64,
 ) -> Learnt {
-    let channel = Channel::from_shared(process.listen.clone()).expect("a URL").connect().await.expect("it answers");
-    let mut operator = Operator { control: SessionServiceClient::new(channel.clone()), commands: 0 };
+    let channel = process.channel().await;
+    let mut operator = Operator::new(channel.clone());
     if let Some(rois) = rois {
         operator.create(rois).await;
     }
@@ -231,14 +153,13 @@ async fn a_killed_service_loses_nothing_that_was_durable_and_goes_on() {
         }
         // Once more, to its end.
         let process = Process::start(&rig, Some(&directory));
-        let channel = Channel::from_shared(process.listen.clone()).expect("a URL").connect().await.expect("it answers");
-        let mut operator = Operator { control: SessionServiceClient::new(channel.clone()), commands: 0 };
+        let channel = process.channel().await;
+        let mut operator = Operator::new(channel.clone());
         let mut stream = Stream::open(channel, header()).await.expect("accepted");
         for slot in &slots[..20] {
             stream.send(frame(slot)).await;
         }
-        let command = operator.header();
-        operator.control.stop(v1::StopRequest { command }).await.expect("stopped");
+        operator.stop().await;
         process.kill();
         check(&directory, &Learnt::default(), "at its end");
         let seen = valve.statistics();
