@@ -68,7 +68,7 @@ async fn live(
             if sender.send(v1::IngestFramesRequest { message }).await.is_err() {
                 break;
             }
-            if baselines_wanted && k % 50 == 0 {
+            if baselines_wanted && k % 10 == 0 {
                 operator.nudge().await;
             }
             if rewards > 0 && k as u64 % (200 / rewards).max(1) == 7 {
@@ -113,8 +113,9 @@ fn rig(folder: &Path, valve: &ValveSimulator, keeps_pixels: bool) -> (PathBuf, R
         "outputs.reward.device=serial",
         "outputs.reward.width_ms=5.0",
         "service.listen=127.0.0.1:0",
-        "baseline.frames=60",
-        "calibration.segments=30",
+        "baseline.frames=40",
+        "register.min_template_frames=20",
+        "calibration.segments=20",
         "engine.snapshot_interval_s=1",
         &limits,
         &port,
@@ -145,7 +146,7 @@ async fn a_killed_service_loses_nothing_that_was_durable_and_goes_on() {
             let what = format!("seed {}, kill {killed}", from_environment("APICAL_SEED", 1));
             let process = Process::start(&rig, (!first).then_some(directory.as_path()));
             // Some die in the baseline, some in the trials.
-            let kill_after = Duration::from_millis(if draw(2) == 0 { 20 + draw(300) } else { 400 + draw(900) });
+            let kill_after = Duration::from_millis(if draw(2) == 0 { 20 + draw(300) } else { 500 + draw(1_000) });
             let learnt = live(process, &slots, first.then_some(&rois), kill_after, draw(12)).await;
             in_trials += u32::from(!learnt.baselines_wanted);
             check(&directory, &learnt, &what);

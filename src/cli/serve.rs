@@ -76,7 +76,8 @@ fn find_point(directory: &Path) -> anyhow::Result<ResumePoint> {
 fn say_point(point: &ResumePoint) {
     let last = point.last_input_seq.map_or("no input".to_owned(), |seq| format!("input {seq}"));
     eprintln!(
-        "session {} goes on as segment {}: the last durable input is {last}; {} inputs behind the last snapshot recomputed",
+        "session {} goes on as segment {}: the last durable input is {last}; {} inputs behind the last snapshot \
+         recomputed",
         point.head.session_id, point.head.segment, point.recomputed
     );
     let waiting = point.continuation.waiting.len();

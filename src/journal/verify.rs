@@ -18,7 +18,7 @@ use crate::proto::v1;
 /// How to verify.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
-    /// Overrides of the recorded configuration, `register.simd=false`: whatever does not matter to a decision may change.
+    /// Overrides of the recorded configuration, `register.simd=false`: what does not matter to a decision may change.
     pub set: Vec<String>,
     /// Begin at the last snapshot at or before this input, instead of at the first input.
     pub from_input: Option<u64>,
