@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use apical::config::{RigConfig, to_toml};
+use apical::export::{write_report, write_tables};
 use apical::frame::FrameSlot;
 use apical::journal::{SessionFiles, VerifyOptions, texts, verify};
 use apical::proto::v1::{self, ingest_frames_response};
@@ -163,6 +164,12 @@ async fn a_killed_service_loses_nothing_that_was_durable_and_goes_on() {
         operator.stop().await;
         process.kill();
         check(&directory, &Learnt::default(), "at its end");
+        let tables = folder.path().join("tables");
+        assert!(write_tables(&directory, &tables).expect("tables").frames > 0);
+        let header = std::fs::read_to_string(tables.join("frames.csv")).expect("a table");
+        assert!(header.lines().next().is_some_and(|line| line.ends_with(",latency_us,segment")));
+        let html = std::fs::read_to_string(write_report(&directory).expect("a report")).expect("a file");
+        assert!(html.contains("without closing"), "the report says what happened");
         let seen = valve.statistics();
         let mut sent: BTreeMap<TriggerId, u64> = BTreeMap::new();
         seen.triggers_by_id.iter().for_each(|((_, id), count)| *sent.entry(*id).or_default() += count);
