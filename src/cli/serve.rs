@@ -82,10 +82,10 @@ fn say_point(point: &ResumePoint) {
     );
     let waiting = point.continuation.waiting.len();
     if waiting > 0 {
-        eprintln!("{waiting} triggers were on their way: unknown, counted as delivered");
+        eprintln!("triggers that were on their way, unknown and counted as delivered: {waiting}");
     }
     if point.pulses_assumed > 0 {
-        eprintln!("{} pulses count as delivered although nothing says that they were", point.pulses_assumed);
+        eprintln!("pulses that count as delivered although nothing says that they were: {}", point.pulses_assumed);
     }
     if point.continuation.template_lost {
         eprintln!("the baseline's template had not reached the disk: take another baseline");

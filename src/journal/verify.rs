@@ -1,8 +1,9 @@
 //! Recomputes a session from its recorded inputs through the same [`Engine::step`], and compares every decision.
 //!
 //! Where every pixel was kept, frames are stepped from pixels and every snapshot of the engine's state is compared as
-//! well; otherwise from the recorded F, which is sampled once more where boxes around the ROIs were kept. It can begin at any snapshot. A frame whose pixels were not kept is stepped
-//! from F, and so is everything behind it up to the next snapshot, since registration did not see what it had seen.
+//! well; otherwise from the recorded F, which is sampled once more where boxes around the ROIs were kept. It can begin
+//! at any snapshot. A frame whose pixels were not kept is stepped from F, and so is everything behind it up to the next
+//! snapshot, since registration did not see what it had seen.
 
 use prost::Message;
 
