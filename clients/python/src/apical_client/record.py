@@ -6,7 +6,7 @@
         ...                                   # numpy, rows x columns, detector counts
 
 Needs the packages `mcap` and `mcap-protobuf-support` (the extra `record` of this package). A file that a crash left
-unfinished gives everything up to its last whole block; a damaged block raises `mcap.exceptions.McapError`.
+unfinished gives everything up to its last whole block; a damaged block raises an error (of `mcap` or `lz4`).
 """
 
 from __future__ import annotations
