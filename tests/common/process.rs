@@ -61,6 +61,14 @@ impl Process {
     }
 }
 
+impl Drop for Process {
+    /// A test that fails leaves no service behind.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
 /// An operator who steers one process.
 pub struct Operator {
     pub control: SessionServiceClient<Channel>,
