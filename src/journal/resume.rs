@@ -89,6 +89,8 @@ pub struct ResumePoint {
     pub limits: Vec<u8>,
     /// How the new segment begins.
     pub continuation: Continuation,
+    /// Threshold and range_low in force, in units of x.
+    pub range: Option<(f64, f64)>,
     /// Counters so far.
     pub counters: v1::SessionCounters,
     /// Number of the next event.
@@ -254,6 +256,7 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
         state,
         limits: counts,
         continuation: Continuation { segment, template_lost, waiting },
+        range: engine.range(),
         counters: summary.counters,
         next_event_seq: next_event_seq.max(health.map_or(0, |h| h.next_event_seq)),
         last_input_seq,

@@ -333,6 +333,8 @@ fn state_of_paused(point: &ResumePoint, version: String) -> v1::GetStateResponse
         durable_through: point.last_input_seq,
         roi_count: point.head.rois.as_ref().map_or(0, |set| set.rois.len() as u32),
         segment: point.head.segment,
+        threshold: point.range.map(|r| r.0),
+        range_low: point.range.map(|r| r.1),
         version,
         ..Default::default()
     }
