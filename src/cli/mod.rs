@@ -16,6 +16,7 @@ mod page;
 mod play;
 mod replay;
 mod replay_session;
+mod rois;
 mod serve;
 mod summary;
 mod valve;
@@ -59,6 +60,8 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Write a session as tables.
     Export(export::ExportArgs),
+    /// Draw, list and convert sets of ROIs.
+    Rois(rois::RoisArgs),
     /// Check a configuration and print it with every default.
     Config(config::ConfigArgs),
     /// Run the valve simulator on a pseudo-terminal, for tests without a board.
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
         Command::Export(args) => export::run(&args, json),
+        Command::Rois(args) => rois::run(&args, json),
         Command::Config(args) => config::run(&args, json),
         Command::Valve(args) => valve::run(&args, json),
     };

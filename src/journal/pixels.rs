@@ -59,7 +59,7 @@ pub fn pack(slot: &FrameSlot, input_seq: u64, moved_px: (f64, f64), kept: &Kept)
         patches,
         base_counts: i32::from(base) - slot.pixel_type.bias(),
         bits,
-        planes: planes_of(samples, base, bits as usize).into(),
+        planes: planes_of(samples, base, bits as usize),
     }
 }
 

@@ -1,9 +1,9 @@
 //! Sampling: one fluorescence value for each ROI, and one for its neuropil, from every frame.
 //!
-//! In: a set of ROIs ([`RoiSet`], read once by [`read_rois`] from suite2p, CaImAn, Cellpose, ImageJ, NWB, Neurofinder or
-//! our own JSON), then for each frame its canonical samples and the shift (dy rows, dx columns, pixels) that registration found. Out: F and F of
-//! the neuropil in detector counts of the source (inversion undone, detector offset still in), the saturated pixels,
-//! and the pixels that the shift moved out of the frame, for each ROI.
+//! In: a set of ROIs ([`RoiSet`], read once by [`read_rois`] from suite2p, CaImAn, Cellpose, ImageJ, NWB, Neurofinder
+//! or our own JSON), then for each frame its canonical samples and the shift (dy rows, dx columns, pixels) that
+//! registration found. Out: F and F of the neuropil in detector counts of the source (inversion undone, detector offset
+//! still in), the saturated pixels, and the pixels that the shift moved out of the frame, for each ROI.
 //!
 //! The masks are moved, not the frame: bilinear interpolation is linear, so a few integer sums for each ROI hold all
 //! that any fraction of a pixel needs. Ten ROIs cost a few microseconds; resampling a frame of 512 x 512 pixels costs

@@ -110,3 +110,8 @@ if __name__ == "__main__":
         group = new["processing/ophys/ImageSegmentation/cells"]
         del group["image_mask"]
         group.create_dataset("image_mask", data=masks[:] > 0, chunks=(2, 4, 6), compression="gzip", shuffle=True)
+    # a million masks of 4096 x 4096, none of them written: 134 terabytes in a few kilobytes
+    with h5py.File(OUT / "huge.nwb", "w") as f:
+        cells = f.create_group("processing/ophys/ImageSegmentation/cells")
+        cells.attrs["neurodata_type"] = "PlaneSegmentation"
+        cells.create_dataset("image_mask", shape=(1_000_000, 4096, 4096), dtype="f8", chunks=(1, 64, 64))

@@ -2,9 +2,9 @@
 //!
 //! In: `data`, `indices`, `indptr`, `shape` of the matrix (compressed by columns, one column a component), whose rows
 //! are the pixels of the frame counted **down the columns** (Fortran order: pixel = row + column x height); and the
-//! frame's size, `estimates/dims` or `dims`. Out: a [`RoiSet`] with one ROI a component, in their order, weights as they
-//! stand. All components, also those that `estimates/idx_components` leaves out: that list comes out as `accepted`.
-//! Volumes (three `dims`) are refused: a footprint through several planes is no ROI of one.
+//! frame's size, `estimates/dims` or `dims`. Out: a [`RoiSet`] with one ROI a component, in their order, weights as
+//! they stand. All components, also those that `estimates/idx_components` leaves out: that list comes out as
+//! `accepted`. Volumes (three `dims`) are refused: a footprint through several planes is no ROI of one.
 
 use super::hdf5::{MOST_ROIS, Source};
 use super::raster::Budget;

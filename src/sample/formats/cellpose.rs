@@ -7,7 +7,7 @@
 
 use super::npy::{NpyError, NpyHeader, NumberType, element_count, matrix};
 use super::pickle::{Array, Node, Pickle};
-use super::raster::Budget;
+use super::raster::{Budget, RawPixels};
 use super::suite2p::{object_items, object_pickle};
 use super::{RoiFileError, agreed_geometry};
 use crate::frame::{Geometry, Image};
@@ -15,7 +15,8 @@ use crate::sample::rois::{RawRoi, RoiSet};
 use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Whether a `.npy` file holds a single object, as `numpy.save` of a dictionary does; suite2p's `stat.npy` holds a list.
+/// Whether a `.npy` file holds a single object, as `numpy.save` of a dictionary does; suite2p's `stat.npy` holds a
+/// list.
 pub(super) fn is_one_object(bytes: &[u8]) -> bool {
     NpyHeader::parse(bytes).is_ok_and(|header| header.dtype == "|O" && header.shape.is_empty())
 }
@@ -72,7 +73,7 @@ fn cells(pickle: &Pickle, masks: &Array, planes: u64, frame: Geometry) -> Result
     let (number, data) = numbers(pickle, masks).map_err(|error| error.to_string())?;
     let planes = usize::try_from(planes).map_err(|_| "too many planes".to_owned())?;
     let mut budget = Budget::new();
-    let mut found: BTreeMap<(usize, u64), Vec<(i64, i64, f32)>> = BTreeMap::new();
+    let mut found: BTreeMap<(usize, u64), RawPixels> = BTreeMap::new();
     for (at, bytes) in data.chunks_exact(number.size_bytes).enumerate() {
         let label = number.decode(bytes).unwrap_or(0.0);
         if label == 0.0 {

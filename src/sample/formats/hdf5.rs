@@ -1,9 +1,9 @@
 //! HDF5 files: opened, told apart, and read with checks before anything is allocated.
 //!
-//! In: a path. Out: numbers, one range of rows at a time, so that a file with a whole recording in it costs only what is
-//! asked for. The container is the `rust-hdf5` crate's; what it says of a dataset (extent, chunks) comes from the file
-//! and is held against the file's size here. Data that lie in other files (external, virtual) are refused: a file of
-//! ROIs opens nothing beside itself.
+//! In: a path. Out: numbers, one range of rows at a time, so that a file with a whole recording in it costs only what
+//! is asked for. The container is the `rust-hdf5` crate's; what it says of a dataset (extent, chunks) comes from the
+//! file and is held against the file's size here. Data that lie in other files (external, virtual) are refused: a file
+//! of ROIs opens nothing beside itself.
 
 use super::npy::NumberType;
 use super::{RoiFile, RoiFileError, caiman, nwb};

@@ -1,11 +1,11 @@
 //! ImageJ's regions: one `.roi` file, and the `.zip` of them that the ROI Manager saves.
 //!
-//! In: the bytes, and the size of the frames, which the files do not hold. Out: what each file says ([`ImageJRoi`]), and
-//! of those that enclose an area the pixels whose centre lies inside, weight 1. ImageJ counts from the corner of the
-//! first pixel: its centre is (0.5, 0.5). Polygons, freehand and traced outlines, rectangles (rounded and rotated too),
-//! ovals, ellipses and composites have an area. Lines, angles, points, texts and pictures have none and are no cells:
-//! [`super::read_roi_file`] lists them, [`super::read_rois`] refuses the file and names them. A spline is taken through
-//! its corners with straight sides.
+//! In: the bytes, and the size of the frames, which the files do not hold. Out: what each file says ([`ImageJRoi`]),
+//! and of those that enclose an area the pixels whose centre lies inside, weight 1. ImageJ counts from the corner of
+//! the first pixel: its centre is (0.5, 0.5). Polygons, freehand and traced outlines, rectangles (rounded and rotated
+//! too), ovals, ellipses and composites have an area. Lines, angles, points, texts and pictures have none and are no
+//! cells: [`super::read_roi_file`] lists them, [`super::read_rois`] refuses the file and names them. A spline is taken
+//! through its corners with straight sides.
 //!
 //! The name is the region's own, or that of its file. Its Z position, where it has one, becomes the plane (Z 1 is plane
 //! 0). A region that only has a place in a plain stack was drawn on some frame of a movie: its plane is 0.

@@ -132,8 +132,8 @@ pub enum RoiFileError {
     },
     /// Things without an area where only cells can be used.
     #[error(
-        "{}: {} {} no area and so no cell: {}; take it out of the file",
-        path.display(), .no_cells.len(), if .no_cells.len() == 1 { "entry has" } else { "entries have" }, listed(.no_cells)
+        "{}: {} no area and so no cell: {}; take it out of the file",
+        path.display(), counted(.no_cells), listed(.no_cells)
     )]
     NoArea {
         /// The file.
@@ -232,6 +232,11 @@ pub fn read_roi_file(path: &Path, geometry: Option<Geometry>) -> Result<RoiFile,
         Some(b'{') => json::read(path, text, geometry).map(plain),
         _ => Err(RoiFileError::UnknownKind { path: path.into(), found: text_excerpt(&bytes[..bytes.len().min(12)]) }),
     }
+}
+
+fn counted(no_cells: &[NoCell]) -> String {
+    let has = if no_cells.len() == 1 { "entry has" } else { "entries have" };
+    format!("{} {has}", no_cells.len())
 }
 
 /// The first few of them, for a message.

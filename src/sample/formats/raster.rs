@@ -12,8 +12,8 @@ use crate::frame::Geometry;
 /// Row, column, weight, before anything about them has been checked.
 pub(super) type RawPixels = Vec<(i64, i64, f32)>;
 
-/// Pixels that the ROIs of one file may cover together, those that are tried included: a small file must not ask for all
-/// memory. Ten thousand cells of 300 pixels take three million.
+/// Pixels that the ROIs of one file may cover together, those that are tried included: a small file must not ask for
+/// all memory. Ten thousand cells of 300 pixels take three million.
 const MOST_PIXELS: usize = 1 << 24;
 
 /// What the shapes of one file may still cost.

@@ -2,9 +2,9 @@
 //!
 //! In: a [`RoiSet`]. Out: the bytes of the three files. `stat.npy` is a pickle of protocol 3 (Python 3, numpy 1 and 2)
 //! with one dictionary for each ROI: `ypix`, `xpix`, `lam`, `npix`, `overlap` (pixels that another ROI of the plane has
-//! too), `med` (the pixel nearest to the medians), and `iplane` where there are several planes. What
-//! suite2p measures from a movie (`skew`, `std`, ..) is not there. Ids become places: an ROI's row number in these files
-//! is its place in the set. `ops.npy` holds `Ly`, `Lx`, and `meanImg` where the set has a reference of its own.
+//! too), `med` (the pixel nearest to the medians), and `iplane` where there are several planes. What suite2p measures
+//! from a movie (`skew`, `std`, ..) is not there. Ids become places: an ROI's row number in these files is its place in
+//! the set. `ops.npy` holds `Ly`, `Lx`, and `meanImg` where the set has a reference of its own.
 
 use crate::frame::Geometry;
 use crate::sample::rois::{ReferenceKind, Roi, RoiSet};
@@ -183,7 +183,7 @@ impl Writer {
 
     /// Begins the outermost array, of so many objects, or of one that stands alone.
     fn open_objects(&mut self, count: Option<usize>) {
-        self.begin_array("O8", count.as_ref().map_or(&[], std::slice::from_ref));
+        self.begin_array("O8", count.as_slice());
         self.put(b"](");
     }
 
