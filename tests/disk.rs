@@ -129,21 +129,21 @@ async fn a_full_disk_delays_no_decision_and_everything_that_waits_is_written_whe
     let mut operator = Operator::new(process.channel().await);
     operator.create(&rois).await;
     let mut stream = Stream::open(process.channel().await, header()).await.expect("accepted");
-    let (mut index, mut full_at) = (0, None);
+    let process = std::sync::Arc::new(process);
+    let watching = std::sync::Arc::clone(&process);
+    let stalled = tokio::spawn(async move { until(&watching, EventKind::DiskStalled).await });
+    let (mut index, mut more) = (0, 300);
     let mut last = v1::Ack::default();
-    // Until nothing has been durable for a while, and then on.
-    while full_at.is_none_or(|at| index < at + 300) {
+    // Until the disk is said to be behind, and then on.
+    while more > 0 {
         let mut message = frame(&slots[index as usize % slots.len()]);
         (message.index, message.device_ns) = (index, index * 33_333_333);
         last = stream.send(message).await;
         assert_eq!(last.verdict(), FrameVerdict::Decided, "frame {index}: {}", last.reason);
-        if full_at.is_none() && last.decided_through - last.durable_through.unwrap_or(0) > 300 {
-            full_at = Some(index);
-        }
-        index += 1;
-        assert!(index < 20_000, "the disk never fills up");
+        (index, more) = (index + 1, more - u64::from(stalled.is_finished()));
     }
-    until(&process, EventKind::DiskStalled).await;
+    stalled.await.expect("it did not panic");
+    assert!(last.decided_through - last.durable_through.unwrap_or(0) >= 300);
     let durable = last.durable_through.expect("something is durable");
     // A crash now would find everything up to there.
     let files = SessionFiles::open(&disk.0.join("session")).expect("it opens");
@@ -156,7 +156,7 @@ async fn a_full_disk_delays_no_decision_and_everything_that_waits_is_written_whe
     let directory = operator.stop().await;
     let report = verified(&directory);
     assert_eq!((report.frames_compared, report.unfinished.len()), (index, 0));
-    process.kill();
+    std::sync::Arc::into_inner(process).expect("nobody else has it").kill();
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use apical::config::{RigConfig, to_toml};
+use apical::export::{write_report, write_tables};
 use apical::frame::FrameSlot;
 use apical::journal::{SessionFiles, VerifyOptions, texts, verify};
 use apical::proto::v1::{self, ingest_frames_response};
@@ -68,7 +69,7 @@ async fn live(
             if sender.send(v1::IngestFramesRequest { message }).await.is_err() {
                 break;
             }
-            if baselines_wanted && k % 50 == 0 {
+            if baselines_wanted && k % 10 == 0 {
                 operator.nudge().await;
             }
             if rewards > 0 && k as u64 % (200 / rewards).max(1) == 7 {
@@ -113,8 +114,9 @@ fn rig(folder: &Path, valve: &ValveSimulator, keeps_pixels: bool) -> (PathBuf, R
         "outputs.reward.device=serial",
         "outputs.reward.width_ms=5.0",
         "service.listen=127.0.0.1:0",
-        "baseline.frames=60",
-        "calibration.segments=30",
+        "baseline.frames=40",
+        "register.min_template_frames=20",
+        "calibration.segments=20",
         "engine.snapshot_interval_s=1",
         &limits,
         &port,
@@ -145,7 +147,7 @@ async fn a_killed_service_loses_nothing_that_was_durable_and_goes_on() {
             let what = format!("seed {}, kill {killed}", from_environment("APICAL_SEED", 1));
             let process = Process::start(&rig, (!first).then_some(directory.as_path()));
             // Some die in the baseline, some in the trials.
-            let kill_after = Duration::from_millis(if draw(2) == 0 { 20 + draw(300) } else { 400 + draw(900) });
+            let kill_after = Duration::from_millis(if draw(2) == 0 { 20 + draw(300) } else { 500 + draw(1_000) });
             let learnt = live(process, &slots, first.then_some(&rois), kill_after, draw(12)).await;
             in_trials += u32::from(!learnt.baselines_wanted);
             check(&directory, &learnt, &what);
@@ -162,6 +164,12 @@ async fn a_killed_service_loses_nothing_that_was_durable_and_goes_on() {
         operator.stop().await;
         process.kill();
         check(&directory, &Learnt::default(), "at its end");
+        let tables = folder.path().join("tables");
+        assert!(write_tables(&directory, &tables).expect("tables").frames > 0);
+        let header = std::fs::read_to_string(tables.join("frames.csv")).expect("a table");
+        assert!(header.lines().next().is_some_and(|line| line.ends_with(",latency_us,segment")));
+        let html = std::fs::read_to_string(write_report(&directory).expect("a report")).expect("a file");
+        assert!(html.contains("without closing"), "the report says what happened");
         let seen = valve.statistics();
         let mut sent: BTreeMap<TriggerId, u64> = BTreeMap::new();
         seen.triggers_by_id.iter().for_each(|((_, id), count)| *sent.entry(*id).or_default() += count);

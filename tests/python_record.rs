@@ -1,5 +1,6 @@
-//! A session as Python reads it, with `mcap` and `mcap-protobuf-support`: the numbers of `apical export`, and the pixels
-//! that went in. Runs with the interpreter that APICAL_PYTHON names, or `python3`; without the packages it says so.
+//! A session as Python reads it, with `mcap` and `mcap-protobuf-support`: the numbers of `apical export`, and the
+//! pixels that went in. Runs with the interpreter that APICAL_PYTHON names, or `python3`; without the packages it says
+//! so.
 
 mod common;
 

@@ -59,6 +59,18 @@ fn a_session_is_recomputed_from_its_pixels_and_from_any_snapshot() {
 }
 
 #[test]
+fn boxes_around_the_rois_give_the_f_that_was_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = config(&["record.frames=\"rois\""]);
+    config.sample.neuropil_coefficient = 0.7;
+    let session = recorded(folder.path(), "session", &config, FRAMES);
+    let report = whole(&session, &VerifyOptions::default());
+    assert_eq!((report.frames_from_pixels, report.frames_sampled_again > 880), (0, true), "{report:?}");
+    let size = |name: String| std::fs::metadata(session.join(name)).unwrap().len();
+    assert!(size(pixels_file(0)) > size(journal_file(0)), "the boxes are there");
+}
+
+#[test]
 fn a_session_of_one_simd_path_is_recomputed_on_the_other() {
     let folder = tempfile::tempdir().unwrap();
     for (name, recorded_with, verified_with) in [("on", true, false), ("off", false, true)] {

@@ -103,6 +103,11 @@ impl Recorder {
         self.outcome
     }
 
+    /// Forgets what was counted and measured so far: the warm-up.
+    pub fn measure_anew(&mut self) {
+        self.summary = Summary::default();
+    }
+
     /// Keeps the pixels of the frame that was just decided, where that is wanted; `slot` is another one then.
     pub fn keep(&mut self, slot: &mut Box<FrameSlot>, input_seq: u64, moved_px: (f64, f64)) {
         let Some(PixelSlots { writer, free }) = &mut self.pixels else { return };

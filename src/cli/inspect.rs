@@ -90,6 +90,7 @@ fn segment(page: &mut Page, s: &Segment) {
     let after: Vec<String> = snapshots.inputs.iter().map(u64::to_string).collect();
     let inputs = if after.is_empty() { String::new() } else { format!(", after inputs {}", shortened(&after)) };
     page.line("snapshots", format!("{}, {}{inputs}", snapshots.count, size(snapshots.bytes)));
+    health(page, s);
     let operator = |who: &str| if who.is_empty() { "?".to_owned() } else { who.to_owned() };
     page.list("commands", &s.commands, |c| {
         format!("frame {:>7}  {:<12}  {}: {}", c.frame, operator(&c.operator), c.command, c.outcome)
@@ -98,6 +99,24 @@ fn segment(page: &mut Page, s: &Segment) {
     let kinds: Vec<String> = s.events.iter().map(|(kind, count)| format!("{kind} {count}")).collect();
     page.words("events", &kinds);
     latencies(page, s);
+}
+
+fn health(page: &mut Page, s: &Segment) {
+    let h = &s.health;
+    if h.samples == 0 {
+        return;
+    }
+    let mut said = vec![format!("the disk at most {:.0} ms behind", h.durable_lag_max_ns as f64 / 1e6)];
+    if h.resident_bytes_max > 0 {
+        said.push(format!("{} of memory", size(h.resident_bytes_max)));
+    }
+    if h.pixels_dropped > 0 {
+        said.push(format!("pixels of {} frames not kept", h.pixels_dropped));
+    }
+    if h.records_lost > 0 {
+        said.push(format!("{} records lost", h.records_lost));
+    }
+    page.line("record", said.join(", "));
 }
 
 fn stream(s: &Segment) -> String {

@@ -12,6 +12,7 @@ mod export;
 mod follow;
 mod in_process;
 mod inspect;
+mod latency;
 mod page;
 mod play;
 mod replay;
@@ -62,6 +63,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Draw, list and convert sets of ROIs.
     Rois(rois::RoisArgs),
+    /// Measure how long a frame takes on this computer, with a synthetic feed.
+    Latency(latency::LatencyArgs),
     /// Check a configuration and print it with every default.
     Config(config::ConfigArgs),
     /// Run the valve simulator on a pseudo-terminal, for tests without a board.
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(&args, json),
         Command::Rois(args) => rois::run(&args, json),
         Command::Config(args) => config::run(&args, json),
+        Command::Latency(args) => latency::run(&args, json),
         Command::Valve(args) => valve::run(&args, json),
     };
     match done {

@@ -1,9 +1,9 @@
 //! `apical replay DIR`: a recorded session once more, with other settings: what would have happened.
 //!
-//! Frames come from their pixels where every pixel was kept, otherwise from the recorded F; then registration, masks and
-//! the length of the baseline stand as they were. Commands, skipped frames and silences come where they came. Limits and
-//! the simulated board see the recording's time. What the animal did is what it did: it saw another grating then, and
-//! would have acted otherwise.
+//! Frames come from their pixels where every pixel was kept, otherwise from the recorded F; then registration, masks
+//! and the length of the baseline stand as they were. Commands, skipped frames and silences come where they came.
+//! Limits and the simulated board see the recording's time. What the animal did is what it did: it saw another grating
+//! then, and would have acted otherwise.
 
 use anyhow::{Context, bail, ensure};
 

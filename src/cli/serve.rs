@@ -76,15 +76,16 @@ fn find_point(directory: &Path) -> anyhow::Result<ResumePoint> {
 fn say_point(point: &ResumePoint) {
     let last = point.last_input_seq.map_or("no input".to_owned(), |seq| format!("input {seq}"));
     eprintln!(
-        "session {} goes on as segment {}: the last durable input is {last}; {} inputs behind the last snapshot recomputed",
+        "session {} goes on as segment {}: the last durable input is {last}; {} inputs behind the last snapshot \
+         recomputed",
         point.head.session_id, point.head.segment, point.recomputed
     );
     let waiting = point.continuation.waiting.len();
     if waiting > 0 {
-        eprintln!("{waiting} triggers were on their way: unknown, counted as delivered");
+        eprintln!("triggers that were on their way, unknown and counted as delivered: {waiting}");
     }
     if point.pulses_assumed > 0 {
-        eprintln!("{} pulses count as delivered although nothing says that they were", point.pulses_assumed);
+        eprintln!("pulses that count as delivered although nothing says that they were: {}", point.pulses_assumed);
     }
     if point.continuation.template_lost {
         eprintln!("the baseline's template had not reached the disk: take another baseline");

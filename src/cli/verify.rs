@@ -41,6 +41,7 @@ fn as_json(report: &VerifyReport) -> serde_json::Value {
     serde_json::json!({
         "frames_compared": report.frames_compared,
         "frames_from_pixels": report.frames_from_pixels,
+        "frames_sampled_again": report.frames_sampled_again,
         "inputs_compared": report.inputs_compared,
         "snapshots_compared": report.snapshots_compared,
         "differences": report.differences,
@@ -64,6 +65,9 @@ fn print(report: &VerifyReport) {
             "{} of them from their pixels, and {} snapshots of the engine's state",
             report.frames_from_pixels, report.snapshots_compared
         );
+    }
+    if report.frames_sampled_again > 0 {
+        println!("F of {} of them from the pixels around the ROIs", report.frames_sampled_again);
     }
     if let Some(d) = &report.first_difference {
         println!("first at input {}, frame {}:", d.input_seq, d.frame_index);

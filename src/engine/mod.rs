@@ -328,6 +328,15 @@ impl Engine {
         self.decoder.ensembles()
     }
 
+    /// F and neuropil of a frame whose masks lie `moved_px` from where they were drawn, in counts; the neuropil is
+    /// empty where none is measured. Changes nothing that a decision depends on. `None` without pixels.
+    pub fn sample_again(&mut self, slot: &crate::frame::FrameSlot, moved_px: (f64, f64)) -> Option<(&[f64], &[f64])> {
+        let path = self.pixels.as_mut()?;
+        path.sampler.step(&slot.view(), moved_px.0, moved_px.1, &mut path.samples);
+        let neuropil: &[f64] = if path.has_neuropil { &path.samples.f_neuropil } else { &[] };
+        Some((&path.samples.f, neuropil))
+    }
+
     /// The box around each ROI's mask and annulus, as they were drawn; none without pixels. Allocates.
     pub fn roi_boxes(&self) -> Vec<crate::sample::PixelBox> {
         self.pixels.as_ref().map(|path| path.sampler.boxes()).unwrap_or_default()

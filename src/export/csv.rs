@@ -8,6 +8,8 @@
 //!   of every ROI.
 //! - `events.csv`: what happened, in order.
 //!
+//! Where a session went on after a crash, a last column says the segment, since frames may be numbered anew in each.
+//!
 //! An empty field is a value that there is not. A reward that an operator ordered belongs to no frame and stands in
 //! `events.csv` alone. Cost: one pass; memory: one row.
 
@@ -49,7 +51,7 @@ pub struct Written {
 /// the damage.
 pub fn write_tables(directory: &Path, out: &Path) -> Result<Written, ExportError> {
     let files = SessionFiles::open(directory)?;
-    let mut tables = Tables::create(out, roi_count(&files.head()?))?;
+    let mut tables = Tables::create(out, roi_count(&files.head()?), files.segments.len() > 1)?;
     // The reader goes to the end whatever becomes of the tables; the first failure to write is the one that is told.
     let mut failure = None;
     let read = files.read(|record| {
@@ -132,10 +134,12 @@ struct Tables {
     /// State of the trial before the present input.
     state: v1::TrialState,
     line: String,
+    /// The segment at hand, where there are several.
+    segment: Option<u32>,
 }
 
 impl Tables {
-    fn create(out: &Path, roi_count: usize) -> Result<Self, ExportError> {
+    fn create(out: &Path, roi_count: usize, several: bool) -> Result<Self, ExportError> {
         std::fs::create_dir_all(out).map_err(ExportError::io(out))?;
         let mut activity = "frame".to_owned();
         for id in 0..roi_count {
@@ -143,10 +147,12 @@ impl Tables {
                 activity += &format!(",{column}_{id}");
             }
         }
+        let segment = if several { ",segment" } else { "" };
         Ok(Self {
-            frames: Table::create(out.join("frames.csv"), FRAMES_HEADER)?,
-            activity: Table::create(out.join("activity.csv"), &activity)?,
-            events: Table::create(out.join("events.csv"), EVENTS_HEADER)?,
+            frames: Table::create(out.join("frames.csv"), &format!("{FRAMES_HEADER}{segment}"))?,
+            activity: Table::create(out.join("activity.csv"), &format!("{activity}{segment}"))?,
+            events: Table::create(out.join("events.csv"), &format!("{EVENTS_HEADER}{segment}"))?,
+            segment: several.then_some(0),
             roi_count,
             input: None,
             decided: None,
@@ -165,8 +171,13 @@ impl Tables {
             JournalRecord::Decision(decision) => self.decision(decision),
             JournalRecord::Timing(timing) => self.frame(Some(&timing)),
             JournalRecord::Event(event) => self.event(&event),
-            JournalRecord::Head(_)
-            | JournalRecord::Command(_)
+            JournalRecord::Head(head) => {
+                // The last frame of the segment before it waits no longer for its time stamps.
+                self.frame(None)?;
+                self.segment = self.segment.map(|_| head.segment);
+                Ok(())
+            }
+            JournalRecord::Command(_)
             | JournalRecord::Snapshot(_)
             | JournalRecord::Health(_)
             | JournalRecord::Loss(_)
@@ -201,10 +212,12 @@ impl Tables {
             self.line.push_str(",,,,,,,,");
             self.line.push_str(state_name(state));
             self.line.push_str(",0,");
+            end(&mut self.line, self.segment);
             self.frames.row(&self.line)?;
             self.line.clear();
             integer(&mut self.line, frame);
             self.line.extend(std::iter::repeat_n(',', 5 * self.roi_count));
+            end(&mut self.line, self.segment);
             self.activity.row(&self.line)?;
         }
         Ok(())
@@ -228,6 +241,7 @@ impl Tables {
         line.push(',');
         line.push(if intends_reward(&d) { '1' } else { '0' });
         field(line, latency.unwrap_or(f64::NAN));
+        end(line, self.segment);
         self.frames.row(line)?;
         line.clear();
         integer(line, d.frame_index);
@@ -237,6 +251,7 @@ impl Tables {
                 field(line, values.get(roi).copied().unwrap_or(f64::NAN));
             }
         }
+        end(line, self.segment);
         self.activity.row(line)
     }
 
@@ -252,6 +267,7 @@ impl Tables {
         line.push(',');
         integer(line, event.id);
         field(line, event.value);
+        end(line, self.segment);
         self.events.row(line)
     }
 
@@ -261,6 +277,14 @@ impl Tables {
             table.file.flush().map_err(ExportError::io(&table.path))?;
         }
         Ok(())
+    }
+}
+
+/// The segment, where there are several.
+fn end(line: &mut String, segment: Option<u32>) {
+    if let Some(segment) = segment {
+        line.push(',');
+        integer(line, u64::from(segment));
     }
 }
 
@@ -335,7 +359,7 @@ mod tests {
 
     fn written(records: impl IntoIterator<Item = JournalRecord>) -> (String, String) {
         let out = tempfile::tempdir().unwrap();
-        let mut tables = Tables::create(out.path(), 2).unwrap();
+        let mut tables = Tables::create(out.path(), 2, false).unwrap();
         records.into_iter().for_each(|record| tables.take(record).unwrap());
         tables.finish().unwrap();
         let text = |name: &str| std::fs::read_to_string(out.path().join(name)).unwrap();

@@ -65,7 +65,12 @@ struct Pass {
     input: Option<v1::InputRecord>,
     /// What caused the events that follow.
     cause: v1::InputRecord,
+    /// Index and time of the segment's first frame.
     first: Option<(u64, u64)>,
+    /// When that was in the session, in seconds since its first frame.
+    began_s: f64,
+    /// Wall time at which the session began, in nanoseconds since 1970.
+    started_unix_ns: u64,
     /// Which trigger stands where in the list, and whose trial it rewards.
     places: HashMap<(u32, u64), (usize, Option<usize>)>,
     /// Whether the present frame has a row that waits for its time stamps.
@@ -96,6 +101,8 @@ impl Pass {
             input: None,
             cause: v1::InputRecord::default(),
             first: None,
+            began_s: 0.0,
+            started_unix_ns: head.started_unix_ns,
             places: HashMap::new(),
             waits: None,
         }
@@ -104,6 +111,14 @@ impl Pass {
     fn take(&mut self, record: JournalRecord) {
         match record {
             JournalRecord::Head(head) => {
+                if let (Some(last), true) = (self.found.frames.last(), head.segment > 0) {
+                    // Frames and their clock may begin anew; wall time says how long nothing was recorded.
+                    let since_ns = head.started_unix_ns.saturating_sub(self.started_unix_ns);
+                    self.began_s = (since_ns as f64 / 1e9).max(last.time_s);
+                    self.first = None;
+                } else {
+                    self.started_unix_ns = head.started_unix_ns;
+                }
                 self.segment = head.segment;
                 self.head = *head;
             }
@@ -122,13 +137,13 @@ impl Pass {
         }
     }
 
-    /// Seconds since the first frame; by the rate where the microscope gives no time.
+    /// Seconds since the session's first frame; by the rate where the microscope gives no time.
     fn time_s(&self, index: u64, device_ns: u64) -> f64 {
-        let Some((first_index, first_ns)) = self.first else { return 0.0 };
+        let Some((first_index, first_ns)) = self.first else { return self.began_s };
         if device_ns == 0 && self.rate_hz > 0.0 {
-            return index.saturating_sub(first_index) as f64 / self.rate_hz;
+            return self.began_s + index.saturating_sub(first_index) as f64 / self.rate_hz;
         }
-        device_ns.saturating_sub(first_ns) as f64 / 1e9
+        self.began_s + device_ns.saturating_sub(first_ns) as f64 / 1e9
     }
 
     fn decision(&mut self, input: &v1::InputRecord, d: &v1::DecisionRecord) {

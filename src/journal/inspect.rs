@@ -101,6 +101,8 @@ pub struct Segment {
     pub device_faults: Vec<FaultSeen>,
     /// The engine's states that are kept.
     pub snapshots: Snapshots,
+    /// How the record and the process fared.
+    pub health: HealthSeen,
     /// From a frame's last byte to its decision (`total`), the stages, and `reward`: from the last byte of a frame that
     /// earned one to the write to the device. Microseconds.
     pub latency_us: Vec<StageLatency>,
@@ -222,6 +224,8 @@ pub struct Inputs {
     pub count: u64,
     /// Numbers between the first and the last that are not here: lost before they reached the disk.
     pub missing: u64,
+    /// Records that the journal itself says are lost.
+    pub lost_records: u64,
     /// How many of each kind.
     pub kinds: BTreeMap<String, u64>,
 }
@@ -312,6 +316,23 @@ pub struct Snapshots {
     pub inputs: Vec<u64>,
     /// Their size together, in bytes.
     pub bytes: u64,
+}
+
+/// How the record and the process fared, from a sample every second; all zero where there was none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct HealthSeen {
+    /// Samples.
+    pub samples: u64,
+    /// The longest that a record had been waiting for the disk, in nanoseconds.
+    pub durable_lag_max_ns: u64,
+    /// The most records that waited for the journal's thread.
+    pub records_waiting_max: u32,
+    /// Frames whose pixels were to be kept and were not.
+    pub pixels_dropped: u64,
+    /// Records lost.
+    pub records_lost: u64,
+    /// The most memory of the process that was resident, in bytes; 0 where the system does not say.
+    pub resident_bytes_max: u64,
 }
 
 /// How long a stage took.

@@ -41,7 +41,7 @@ pub use diff::{Comparison, diff};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
 pub use inspect::{Counters, DamageFound, Inspection, Segment, inspect};
 pub use kept_pixels::{Found, KeptPixels};
-pub use pixels::{Kept, PixelsError, pack, unpack};
+pub use pixels::{Kept, PixelsError, pack, unpack, unpack_boxes};
 pub use pixels_writer::{PixelsSettings, PixelsWriter};
 pub use reader::{Damage, JournalError, JournalRecord, SegmentFiles, SessionFiles};
 pub use resume::{ResumeError, ResumePoint, resume};

@@ -115,22 +115,70 @@ const fn transposed(rows: u64) -> u64 {
 /// # Errors
 /// The message does not hold such a frame; the slot is unfit for use.
 pub fn unpack(record: &v1::FrameRecord, slot: &mut FrameSlot) -> Result<(), PixelsError> {
-    let expected = slot.geometry;
-    let got = (record.height_px as usize, record.width_px as usize);
-    let (input_seq, count, bits) = (record.input_seq, expected.count(), record.bits as usize);
-    if got != (expected.height_px, expected.width_px) {
-        return Err(PixelsError::Geometry { input_seq, got, expected: (expected.height_px, expected.width_px) });
-    }
+    check_geometry(record, slot)?;
     if !record.patches.is_empty() {
-        return Err(PixelsError::Boxes { input_seq });
+        return Err(PixelsError::Boxes { input_seq: record.input_seq });
     }
-    let stride = plane_bytes(count);
+    fill(record, slot.pixel_type.bias(), &mut slot.samples)?;
+    slot.meta = meta_of(record);
+    Ok(())
+}
+
+/// Puts the boxes that were kept of a frame into `slot`; everything else in it is zero.
+///
+/// # Errors
+/// The message does not hold boxes of such a frame; the slot is unfit for use.
+pub fn unpack_boxes(record: &v1::FrameRecord, slot: &mut FrameSlot) -> Result<(), PixelsError> {
+    check_geometry(record, slot)?;
+    let (input_seq, width_px) = (record.input_seq, slot.geometry.width_px);
+    let within = |p: &v1::FramePatch| {
+        p.row_px.checked_add(p.height_px).is_some_and(|end| end as usize <= slot.geometry.height_px)
+            && p.col_px.checked_add(p.width_px).is_some_and(|end| end as usize <= width_px)
+    };
+    if !record.patches.iter().all(within) {
+        return Err(PixelsError::Outside { input_seq });
+    }
+    let count = record.patches.iter().map(|p| p.height_px as usize * p.width_px as usize).sum();
+    let mut values = vec![0; count];
+    fill(record, slot.pixel_type.bias(), &mut values)?;
+    slot.samples.fill(0);
+    let mut values = &values[..];
+    for p in &record.patches {
+        for row in p.row_px..p.row_px + p.height_px {
+            let (line, rest) = values.split_at(p.width_px as usize);
+            let start = row as usize * width_px + p.col_px as usize;
+            slot.samples[start..start + line.len()].copy_from_slice(line);
+            values = rest;
+        }
+    }
+    slot.meta = meta_of(record);
+    Ok(())
+}
+
+fn meta_of(record: &v1::FrameRecord) -> FrameMeta {
+    let v1::FrameRecord { frame_index: index, plane, channel, device_ns, .. } = *record;
+    FrameMeta { index, plane, channel, device_ns, ..FrameMeta::default() }
+}
+
+fn check_geometry(record: &v1::FrameRecord, slot: &FrameSlot) -> Result<(), PixelsError> {
+    let got = (record.height_px as usize, record.width_px as usize);
+    let expected = (slot.geometry.height_px, slot.geometry.width_px);
+    if got != expected {
+        return Err(PixelsError::Geometry { input_seq: record.input_seq, got, expected });
+    }
+    Ok(())
+}
+
+/// Bit planes back into canonical samples.
+fn fill(record: &v1::FrameRecord, bias: i32, samples: &mut [u16]) -> Result<(), PixelsError> {
+    let (input_seq, bits) = (record.input_seq, record.bits as usize);
+    let stride = plane_bytes(samples.len());
     if bits > 16 || record.planes.len() != bits * stride {
         return Err(PixelsError::Length { input_seq, got: record.planes.len(), bits, expected: bits * stride });
     }
-    let base = i64::from(record.base_counts) + i64::from(slot.pixel_type.bias());
+    let base = i64::from(record.base_counts) + i64::from(bias);
     let base = u16::try_from(base).map_err(|_| PixelsError::Base { input_seq, base_counts: record.base_counts })?;
-    for (place, eight) in slot.samples.chunks_mut(8).enumerate() {
+    for (place, eight) in samples.chunks_mut(8).enumerate() {
         let mut rows = [0u8; 16];
         for (plane, row) in rows.iter_mut().skip(16 - bits).enumerate() {
             *row = record.planes[plane * stride + place];
@@ -143,13 +191,6 @@ pub fn unpack(record: &v1::FrameRecord, slot: &mut FrameSlot) -> Result<(), Pixe
             *sample = u16::from_le_bytes([low[k], high[k]]).wrapping_add(base);
         }
     }
-    slot.meta = FrameMeta {
-        index: record.frame_index,
-        plane: record.plane,
-        channel: record.channel,
-        device_ns: record.device_ns,
-        ..FrameMeta::default()
-    };
     Ok(())
 }
 
@@ -172,6 +213,12 @@ pub enum PixelsError {
     /// Boxes only.
     #[error("pixels of input {input_seq}: only boxes around the ROIs were kept, expected the whole frame")]
     Boxes {
+        /// The input.
+        input_seq: u64,
+    },
+    /// A box that leaves the frame.
+    #[error("pixels of input {input_seq}: a box that leaves the frame")]
+    Outside {
         /// The input.
         input_seq: u64,
     },
@@ -259,6 +306,13 @@ mod tests {
         assert_eq!(record.base_counts, 20);
         let mut back = FrameSlot::new(geometry, PixelType::U16);
         assert_eq!(unpack(&record, &mut back), Err(PixelsError::Boxes { input_seq: 0 }));
+        assert_eq!(unpack_boxes(&record, &mut back), Ok(()));
+        let kept = |at: usize| at / 8 >= 2 && at % 8 >= 4;
+        let expected: Vec<u16> = (0..48).map(|at| if kept(at) { at as u16 } else { 0 }).collect();
+        assert_eq!(back.samples.to_vec(), expected);
+        let outside = v1::FramePatch { row_px: 2, col_px: 5, height_px: 4, width_px: 4 };
+        let outside = v1::FrameRecord { patches: vec![outside], ..record.clone() };
+        assert_eq!(unpack_boxes(&outside, &mut back), Err(PixelsError::Outside { input_seq: 0 }));
         let far = pack(&frame, 0, (100.0, 0.0), &Kept::Boxes(vec![PixelBox { rows: 0..1, cols: 0..1 }]));
         assert!(far.patches.is_empty() && far.planes.is_empty());
     }

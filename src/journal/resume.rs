@@ -4,10 +4,10 @@
 //! (recomputed, and compared with what was decided then), what the limits had counted, the triggers that were on their
 //! way, and the counters. The baseline, its template, the calibration, F0's history and the trial are in that state.
 //!
-//! Of a baseline that was being taken, or whose snapshot had not reached the disk, the pixels are lost: the session goes
-//! on without a baseline then, and says so. Pulses that may have been delivered without a record count as delivered:
-//! an intent whose verdict is not in the record, and, where the journal was not closed while trials ran, as many pulses
-//! as the limits would have allowed within the time that a disk may be behind.
+//! Of a baseline that was being taken, or whose snapshot had not reached the disk, the pixels are lost: the session
+//! goes on without a baseline then, and says so. Pulses that may have been delivered without a record count as
+//! delivered: an intent whose verdict is not in the record, and, where the journal was not closed while trials ran, as
+//! many pulses as the limits would have allowed within the time that a disk may be behind.
 
 use std::collections::BTreeMap;
 

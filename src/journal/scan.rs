@@ -1,9 +1,10 @@
 //! Looks at every byte of a sealed file: how far it is whole, where it is damaged, and whether it merely ends early.
 //!
-//! In: a file. Out: a [`Scan`]. A crash, a power cut or a full disk leaves a file that ends anywhere: whole blocks, then
-//! a piece of the next. Anything else is damage: a block that its [`Seal`] contradicts, a record that no writer writes,
-//! a closing part that its checksums contradict. The two are told apart without trusting a length: after trouble, the
-//! rest of the file is searched for a later seal, and only where there is none can it be the tail of a crash.
+//! In: a file. Out: a [`Scan`]. A crash, a power cut or a full disk leaves a file that ends anywhere: whole blocks,
+//! then a piece of the next. Anything else is damage: a block that its [`Seal`] contradicts, a record that no writer
+//! writes, a closing part that its checksums contradict. The two are told apart without trusting a length: after
+//! trouble, the rest of the file is searched for a later seal, and only where there is none can it be the tail of a
+//! crash.
 //!
 //! Cost: one pass, at the speed of CRC-32.
 

@@ -1,14 +1,15 @@
 //! Recomputes a session from its recorded inputs through the same [`Engine::step`], and compares every decision.
 //!
 //! Where every pixel was kept, frames are stepped from pixels and every snapshot of the engine's state is compared as
-//! well; otherwise from the recorded F. It can begin at any snapshot. A frame whose pixels were not kept is stepped
-//! from F, and so is everything behind it up to the next snapshot, since registration did not see what it had seen.
+//! well; otherwise from the recorded F, which is sampled once more where boxes around the ROIs were kept. It can begin
+//! at any snapshot. A frame whose pixels were not kept is stepped from F, and so is everything behind it up to the next
+//! snapshot, since registration did not see what it had seen.
 
 use prost::Message;
 
 use super::convert::{encode_decision, input_of, roi_set_of, shape_of_head};
 use super::kept_pixels::{Found, KeptPixels};
-use super::pixels::unpack;
+use super::pixels::{unpack, unpack_boxes};
 use super::reader::{JournalError, JournalRecord, SessionFiles};
 use crate::config::{ConfigError, load_text};
 use crate::engine::{Engine, EngineError, Input, StreamShape};
@@ -18,7 +19,7 @@ use crate::proto::v1;
 /// How to verify.
 #[derive(Debug, Clone, Default)]
 pub struct VerifyOptions {
-    /// Overrides of the recorded configuration, `register.simd=false`: whatever does not matter to a decision may change.
+    /// Overrides of the recorded configuration, `register.simd=false`: what does not matter to a decision may change.
     pub set: Vec<String>,
     /// Begin at the last snapshot at or before this input, instead of at the first input.
     pub from_input: Option<u64>,
@@ -33,6 +34,8 @@ pub struct VerifyReport {
     pub frames_compared: u64,
     /// Of these, frames that were recomputed from their pixels.
     pub frames_from_pixels: u64,
+    /// Frames of which boxes were kept, whose F and neuropil were sampled from them once more and compared.
+    pub frames_sampled_again: u64,
     /// Inputs of every kind whose decisions were compared.
     pub inputs_compared: u64,
     /// Snapshots of the engine's state that were recomputed from pixels and compared.
@@ -112,6 +115,7 @@ pub fn verify(files: &SessionFiles, options: &VerifyOptions) -> Result<VerifyRep
     let report = VerifyReport {
         frames_compared: 0,
         frames_from_pixels: 0,
+        frames_sampled_again: 0,
         inputs_compared: 0,
         snapshots_compared: 0,
         differences: 0,
@@ -274,7 +278,7 @@ impl Verifier {
             self.trust = Trust::Nothing;
             return self.damage(format!("input {} makes no sense", input.input_seq));
         };
-        let from_pixels = input.kind() == v1::InputKind::Frame && self.fill_slot(input);
+        let from_pixels = input.kind() == v1::InputKind::Frame && self.fill_slot(input, recorded);
         if from_pixels && let Some(slot) = &mut self.slot {
             if let Input::Sampled(sampled) = &taken {
                 slot.meta = sampled.meta;
@@ -286,14 +290,18 @@ impl Verifier {
     }
 
     /// Whether the frame's pixels are in the slot, and the engine knows what it knew when it saw them.
-    fn fill_slot(&mut self, input: &v1::InputRecord) -> bool {
+    fn fill_slot(&mut self, input: &v1::InputRecord, recorded: &v1::DecisionRecord) -> bool {
         let (Some(pixels), Some(slot)) = (&mut self.pixels, &mut self.slot) else { return false };
         let what = match pixels.find(input.input_seq) {
             Found::Pixels(record) if record.patches.is_empty() => match unpack(&record, slot) {
                 Ok(()) => return self.trust == Trust::Everything,
                 Err(e) => Some(e.to_string()),
             },
-            Found::Pixels(_) | Found::NotKept => None,
+            Found::Pixels(record) => match unpack_boxes(&record, slot) {
+                Ok(()) => self.sampled_again(recorded),
+                Err(e) => Some(e.to_string()),
+            },
+            Found::NotKept => None,
             Found::Missing => Some(format!("{}: the pixels of input {} are missing", pixels.path(), input.input_seq)),
             Found::Damaged(what) => {
                 self.pixels = None;
@@ -305,6 +313,26 @@ impl Verifier {
         }
         self.report.damage.extend(what);
         false
+    }
+
+    /// Whether the boxes that were kept give the F that was recorded; what is wrong otherwise.
+    fn sampled_again(&mut self, recorded: &v1::DecisionRecord) -> Option<String> {
+        let d = recorded;
+        // On the baseline's last frame the offset in the record is the one that holds from then on.
+        let ends_baseline = d.event_kind.contains(&(v1::EventKind::BaselineDone as i32));
+        if d.f_counts.is_empty() || ends_baseline {
+            return None;
+        }
+        let trusted =
+            if d.offset_score >= 0.0 && d.offset_trusted { (d.offset_dy_px, d.offset_dx_px) } else { (0.0, 0.0) };
+        let (f, neuropil) =
+            self.engine.sample_again(self.slot.as_ref()?, (trusted.0 + d.dy_px, trusted.1 + d.dx_px))?;
+        let same = |a: &[f64], b: &[f64]| a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
+        if same(f, &d.f_counts) && same(neuropil, &d.f_neuropil_counts) {
+            self.report.frames_sampled_again += 1;
+            return None;
+        }
+        Some(format!("the pixels that were kept of input {} give another F than was recorded", d.input_seq))
     }
 
     fn compare(

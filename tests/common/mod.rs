@@ -208,6 +208,7 @@ pub fn play(driver: &mut Driver<ManualClock>, script: &[Scripted<'_>], sink: &mu
                 driver.take(Input::Refused { meta: *meta, code: *code }, sink);
             }
             Scripted::Take(Input::Device(report)) => driver.take(Input::Device(*report), sink),
+            Scripted::Take(Input::RoiValues { meta, f }) => driver.take(Input::RoiValues { meta: *meta, f }, sink),
             Scripted::Take(_) => unreachable!("the script holds no other input"),
             Scripted::Command(command) => driver.take(Input::Command(command), sink),
         }

@@ -35,13 +35,22 @@ impl RecordSink for Recording {
 }
 
 impl Recording {
-    /// Opens the session `name` under `parent`.
+    /// Opens the session `name` of the small microscope under `parent`.
     pub fn create(parent: &Path, name: &str, config: &RigConfig, rois: &RoiSet, driver: &Driver<ManualClock>) -> Self {
-        let config = RigConfig {
-            record: apical::config::RecordConfig { directory: parent.to_owned(), ..config.record.clone() },
-            ..config.clone()
-        };
-        let stream = v1::session_head::Stream::Pixels(header());
+        Self::of(parent, name, config, rois, v1::session_head::Stream::Pixels(header()), driver)
+    }
+
+    /// The same of any stream.
+    pub fn of(
+        parent: &Path,
+        name: &str,
+        config: &RigConfig,
+        rois: &RoiSet,
+        stream: v1::session_head::Stream,
+        driver: &Driver<ManualClock>,
+    ) -> Self {
+        let mut config = config.clone();
+        config.record.directory = parent.to_owned();
         let session = SessionDirectory::create(&config, name, rois, stream).expect("a directory");
         let (give_back, free) = std::sync::mpsc::channel();
         let boxes = driver.engine().roi_boxes();

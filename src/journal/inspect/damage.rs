@@ -41,12 +41,12 @@ pub(in crate::journal) fn read_one(segment: &SegmentFiles, take: impl FnMut(Jour
 
 /// Inputs whose numbers are jumped over in a journal that can be read.
 pub(super) fn lost_inputs(path: &Path, segment: &Segment) -> Option<DamageFound> {
-    let missing = segment.inputs.missing;
-    (missing > 0).then(|| DamageFound {
-        file: file_name(path),
-        what: format!("inputs between the first and the last are lost, {missing} of them"),
-        unfinished: false,
-    })
+    let what = match (segment.inputs.missing, segment.inputs.lost_records) {
+        (0, 0) => return None,
+        (0, records) => format!("{records} records are lost: the disk was too slow or full"),
+        (missing, _) => format!("inputs between the first and the last are lost, {missing} of them"),
+    };
+    Some(DamageFound { file: file_name(path), what, unfinished: false })
 }
 
 /// What is damaged beside the journals.

@@ -65,6 +65,16 @@ impl Pass {
                 kept.inputs.push(snapshot.input_seq);
                 kept.bytes += (snapshot.state.len() + snapshot.limits.len()) as u64;
             }
+            JournalRecord::Loss(loss) => self.segment.inputs.lost_records += loss.records,
+            JournalRecord::Health(sample) => {
+                let seen = &mut self.segment.health;
+                seen.samples += 1;
+                seen.durable_lag_max_ns = seen.durable_lag_max_ns.max(sample.durable_lag_ns);
+                seen.records_waiting_max = seen.records_waiting_max.max(sample.records_waiting);
+                seen.pixels_dropped = seen.pixels_dropped.max(sample.pixels_dropped);
+                seen.records_lost = seen.records_lost.max(sample.records_lost);
+                seen.resident_bytes_max = seen.resident_bytes_max.max(sample.resident_bytes);
+            }
             _ => {}
         }
     }
@@ -138,7 +148,7 @@ impl Pass {
     }
 
     fn number(&mut self, input: &v1::InputRecord) {
-        let Inputs { first, last, count, missing, kinds } = &mut self.segment.inputs;
+        let Inputs { first, last, count, missing, kinds, .. } = &mut self.segment.inputs;
         if let Some(last) = *last {
             *missing = missing.saturating_add(input.input_seq.saturating_sub(last.saturating_add(1)));
         }
