@@ -369,6 +369,3 @@ pub(super) fn read(path: &Path, members: &[Member], geometry: Option<Geometry>) 
     }
     Ok(RoiFile { set, accepted: None, no_cells })
 }
-
-#[cfg(test)]
-mod tests;
