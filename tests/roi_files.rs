@@ -209,7 +209,8 @@ fn files_of_the_wrong_shape_or_kind_are_refused() {
     assert!(message("a.npy", &object_npy("(1,)", b"\x80\x02]K\x01a.")).contains("holds no list of objects"));
     let floats = npy("<f4", "(1,)", b"abcd");
     assert!(message("b.npy", &floats).contains("elements of type `<f4`, expected objects"));
-    assert!(message("c.zip", b"PK\x03\x04").contains("begins with `PK??`"));
+    assert!(message("c.gif", b"GIF89a\x03\x04").contains("begins with `GIF89a??`"));
+    assert!(message("c.zip", b"PK\x03\x04").contains("c.zip: zip: "));
     assert!(message("d.json", b"").contains("expected suite2p's stat.npy"));
     assert!(message("e.json", b"[{\"coordinates\": [[1, 2, 3]]}]").contains("line 1"));
     assert!(message("f.json", b"[{\"coordinates\": []}]").contains("ROI 0 has no pixels"));

@@ -17,6 +17,7 @@ mod page;
 mod play;
 mod replay;
 mod replay_session;
+mod rois;
 mod serve;
 mod summary;
 mod valve;
@@ -60,6 +61,8 @@ enum Command {
     Diff(diff::DiffArgs),
     /// Write a session as tables.
     Export(export::ExportArgs),
+    /// Draw, list and convert sets of ROIs.
+    Rois(rois::RoisArgs),
     /// Measure how long a frame takes on this computer, with a synthetic feed.
     Latency(latency::LatencyArgs),
     /// Check a configuration and print it with every default.
@@ -106,6 +109,7 @@ pub fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args, json),
         Command::Diff(args) => diff::run(&args, json),
         Command::Export(args) => export::run(&args, json),
+        Command::Rois(args) => rois::run(&args, json),
         Command::Config(args) => config::run(&args, json),
         Command::Latency(args) => latency::run(&args, json),
         Command::Valve(args) => valve::run(&args, json),

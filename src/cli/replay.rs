@@ -48,7 +48,8 @@ pub(super) struct ReplayArgs {
     /// Frames a second, or max.
     #[arg(long, default_value = "max", value_name = "R|max")]
     fps: String,
-    /// The ROIs: stat.npy, regions.json, or JSON of our own.
+    /// The ROIs: suite2p's stat.npy, CaImAn's or NWB's HDF5, Cellpose's _seg.npy, ImageJ's .roi or .zip, regions.json,
+    /// or JSON of our own.
     #[arg(long, value_name = "FILE")]
     pub rois: Option<PathBuf>,
     /// Frames of the baseline; the same as --set baseline.frames=N.

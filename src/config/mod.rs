@@ -106,7 +106,8 @@ pub struct StreamConfig {
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RoisConfig {
-    /// suite2p's `stat.npy`, Neurofinder's `regions.json`, or JSON of our own; empty: uploaded, or none.
+    /// suite2p's `stat.npy`, CaImAn's or NWB's HDF5, Cellpose's `_seg.npy`, ImageJ's `.roi` or `.zip`, Neurofinder's
+    /// `regions.json`, or JSON of our own; empty: uploaded, or none.
     pub file: PathBuf,
 }
 

@@ -43,6 +43,17 @@ pub fn write_report(directory: &Path) -> Result<PathBuf, ExportError> {
     Ok(path)
 }
 
+/// The mean image of the session in `directory`, as its report shows it, and by how many rows and columns the ROIs lie
+/// moved on it, in pixels. `None` where no pixels were seen.
+///
+/// # Errors
+/// There is no session, or its head makes no sense.
+pub fn session_image(directory: &Path) -> Result<Option<(Image, [f64; 2])>, ExportError> {
+    let report = session_report(directory)?;
+    let moved = report.template.map_or([0.0; 2], |fit| [f64::from(fit.dy_px), f64::from(fit.dx_px)]);
+    Ok(report.mean_image.map(|image| (image, moved)))
+}
+
 /// The session in `directory` as the report shows it.
 fn session_report(directory: &Path) -> Result<SessionReport, ExportError> {
     let files = SessionFiles::open(directory)?;

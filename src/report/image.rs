@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 use base64::Engine;
 
-use crate::frame::Image;
+use crate::frame::{Geometry, Image};
 
 /// Percentiles that become black and white, and the exponent between them.
 const BLACK: f64 = 0.01;
@@ -21,23 +21,34 @@ const LARGEST_SIDE_PX: usize = 1024;
 /// The image as `data:image/png;base64,..`; `None` where its size and its values disagree or it holds nothing.
 pub(super) fn data_uri(image: &Image) -> Option<String> {
     let (grey, height, width) = grey(image)?;
-    let mut bytes = Vec::new();
-    let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(width).ok()?, u32::try_from(height).ok()?);
-    encoder.set_color(png::ColorType::Grayscale);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().ok()?;
-    writer.write_image_data(&grey).ok()?;
-    writer.finish().ok()?;
+    let bytes = encoded(&grey, height, width, png::ColorType::Grayscale)?;
     Some(format!("data:image/png;base64,{}", base64::engine::general_purpose::STANDARD.encode(bytes)))
 }
 
+/// Samples of 8 bits as a PNG; `None` where there are none, or more or fewer than the size says.
+pub(super) fn encoded(samples: &[u8], height: usize, width: usize, color: png::ColorType) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, u32::try_from(width).ok()?, u32::try_from(height).ok()?);
+    encoder.set_color(color);
+    encoder.set_depth(png::BitDepth::Eight);
+    let mut writer = encoder.write_header().ok()?;
+    writer.write_image_data(samples).ok()?;
+    writer.finish().ok()?;
+    Some(bytes)
+}
+
+/// Pixels of the frame, along each side, that become one of the picture.
+pub(super) fn binning(geometry: Geometry) -> usize {
+    geometry.height_px.max(geometry.width_px).div_ceil(LARGEST_SIDE_PX).max(1)
+}
+
 /// Stretched to bytes and binned where it is large: values, height, width.
-fn grey(image: &Image) -> Option<(Vec<u8>, usize, usize)> {
+pub(super) fn grey(image: &Image) -> Option<(Vec<u8>, usize, usize)> {
     let (height, width) = (image.geometry.height_px, image.geometry.width_px);
     if height == 0 || width == 0 || image.values.len() != height.checked_mul(width)? {
         return None;
     }
-    let bin = height.max(width).div_ceil(LARGEST_SIDE_PX);
+    let bin = binning(image.geometry);
     let (rows, columns) = (height.div_ceil(bin), width.div_ceil(bin));
     let mut binned = Vec::with_capacity(rows * columns);
     for r in 0..rows {
@@ -161,7 +172,6 @@ pub(super) fn path_of_outline(outline: &[[f32; 2]]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::Geometry;
     use proptest::prelude::*;
 
     #[test]

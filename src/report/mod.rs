@@ -20,6 +20,7 @@ mod digest;
 mod format;
 mod image;
 mod page;
+mod rois;
 mod tables;
 #[cfg(test)]
 mod tests;
@@ -28,6 +29,7 @@ pub use data::{
     Calibration, FrameCounts, FrameRow, LatencyHistogram, Outcome, Phase, Provenance, RewardFate, Roi, RoiShape, Role,
     SessionReport, StageLatency, TemplateFit, Trace, TrialRow, TriggerFate, TriggerRow, Triggers,
 };
+pub use rois::{DrawnRoi, RoiPicture, rois_html, rois_png};
 
 /// Renders the report as one self-contained HTML document.
 ///

@@ -1,9 +1,9 @@
 //! Sampling: one fluorescence value for each ROI, and one for its neuropil, from every frame.
 //!
-//! In: a set of ROIs ([`RoiSet`], read once by [`read_rois`] from suite2p, Neurofinder or our own JSON), then for each
-//! frame its canonical samples and the shift (dy rows, dx columns, pixels) that registration found. Out: F and F of
-//! the neuropil in detector counts of the source (inversion undone, detector offset still in), the saturated pixels,
-//! and the pixels that the shift moved out of the frame, for each ROI.
+//! In: a set of ROIs ([`RoiSet`], read once by [`read_rois`] from suite2p, CaImAn, Cellpose, ImageJ, NWB, Neurofinder
+//! or our own JSON), then for each frame its canonical samples and the shift (dy rows, dx columns, pixels) that
+//! registration found. Out: F and F of the neuropil in detector counts of the source (inversion undone, detector offset
+//! still in), the saturated pixels, and the pixels that the shift moved out of the frame, for each ROI.
 //!
 //! The masks are moved, not the frame: bilinear interpolation is linear, so a few integer sums for each ROI hold all
 //! that any fraction of a pixel needs. Ten ROIs cost a few microseconds; resampling a frame of 512 x 512 pixels costs
@@ -24,6 +24,6 @@ mod rois;
 mod sampler;
 
 pub use formats::suite2p::read_ops_geometry;
-pub use formats::{RoiFileError, read_rois, rois_of};
+pub use formats::{NoCell, RoiFile, RoiFileError, read_roi_file, read_rois, rois_of};
 pub use rois::{MAX_SIDE_PX, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
 pub use sampler::{PixelBox, SampleBuffer, SampleError, Sampler};

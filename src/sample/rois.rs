@@ -206,6 +206,23 @@ impl RoiSet {
         self
     }
 
+    /// The same ROIs with rows and columns exchanged, and the reference with them.
+    pub fn transposed(mut self) -> RoiSet {
+        let Geometry { height_px, width_px } = self.geometry;
+        self.geometry = Geometry::new(width_px, height_px);
+        for roi in &mut self.rois {
+            for p in &mut roi.pixels {
+                (p.row, p.col) = (p.col, p.row);
+            }
+            roi.pixels.sort_by_key(|p| (p.row, p.col));
+        }
+        self.reference = self.reference.map(|image| {
+            let columns = (0..width_px).flat_map(|col| image.values.iter().skip(col).step_by(width_px.max(1)));
+            Image { geometry: self.geometry, values: columns.copied().collect() }
+        });
+        self
+    }
+
     fn check_reference(&self) -> Result<(), RoiSetError> {
         let Some(image) = &self.reference else { return Ok(()) };
         let (wanted, got) = (self.geometry, image.geometry);

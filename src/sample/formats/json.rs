@@ -28,6 +28,7 @@
 //! read, written and read again is equal bit for bit.
 
 use super::npy::matrix_from_npy;
+use super::raster::{Budget, RawPixels, inside, where_true};
 use super::{RoiFileError, agreed_geometry, read_bytes};
 use crate::frame::{Geometry, Image};
 use crate::sample::rois::{RawRoi, ReferenceKind, RoiSet};
@@ -156,18 +157,13 @@ pub fn read(path: &Path, text: &[u8], geometry: Option<Geometry>) -> Result<RoiS
     let geometry = agreed_geometry(path, own, geometry, "add height_px and width_px")?;
     let reference = file.reference.map(|entry| reference_image(path, entry)).transpose()?;
     let mut raw = Vec::with_capacity(file.rois.len());
-    let mut covered = 0;
+    let mut budget = Budget::new();
     for (entry, roi) in file.rois.into_iter().enumerate() {
-        let pixels = pixels_of(&roi, geometry).map_err(|what| RoiFileError::Entry {
+        let pixels = pixels_of(&roi, geometry, &mut budget).map_err(|what| RoiFileError::Entry {
             path: path.into(),
             entry,
-            what: what.into(),
+            what,
         })?;
-        covered += pixels.len();
-        if covered > MAX_SHAPE_PIXELS {
-            let what = format!("with it the ROIs cover {covered} pixels, expected at most {MAX_SHAPE_PIXELS}");
-            return Err(RoiFileError::Entry { path: path.into(), entry, what });
-        }
         raw.push(RawRoi { name: roi.name, plane: roi.plane, pixels });
     }
     RoiSet::from_raw(geometry, raw, reference, path.display().to_string())
@@ -216,72 +212,28 @@ fn reference_image(path: &Path, entry: ReferenceEntry) -> Result<Image, RoiFileE
     }
 }
 
-type RawPixels = Vec<(i64, i64, f32)>;
-
-/// Pixels that the shapes of one file may cover together: a small file must not ask for all memory.
-const MAX_SHAPE_PIXELS: usize = 1 << 24;
-
-fn pixels_of(roi: &RoiEntry, geometry: Geometry) -> Result<RawPixels, &'static str> {
+fn pixels_of(roi: &RoiEntry, geometry: Geometry, budget: &mut Budget) -> Result<RawPixels, String> {
     match (&roi.polygon, &roi.disc, &roi.pixels) {
-        (Some(corners), None, None) => polygon_pixels(corners, geometry),
-        (None, Some(disc), None) => disc_pixels(disc, geometry),
+        (Some(corners), None, None) if corners.len() < 3 => {
+            Err("a polygon of fewer than 3 corners, expected at least 3".into())
+        }
+        (Some(corners), None, None) => inside(&[corners], geometry, budget),
+        (None, Some(disc), None) => disc_pixels(disc, geometry, budget),
         (None, None, Some(pixels)) => Ok(pixels.iter().map(|p| (p.0, p.1, p.2)).collect()),
-        _ => Err("expected exactly one of `polygon`, `disc`, `pixels`"),
+        _ => Err("expected exactly one of `polygon`, `disc`, `pixels`".into()),
     }
 }
 
-/// Whole numbers from `low` to `high`, cut one pixel outside the frame: what sticks out still shows as being outside,
-/// and a shape of any size costs no more than the frame.
-fn clipped(low: f64, high: f64, side_px: usize) -> std::ops::RangeInclusive<i64> {
-    let side = side_px as f64;
-    low.ceil().clamp(-1.0, side + 1.0) as i64..=high.floor().clamp(-2.0, side) as i64
-}
-
-fn polygon_pixels(corners: &[(f64, f64)], geometry: Geometry) -> Result<RawPixels, &'static str> {
-    if corners.len() < 3 {
-        return Err("a polygon of fewer than 3 corners, expected at least 3");
-    }
-    let (mut top, mut bottom) = (f64::INFINITY, f64::NEG_INFINITY);
-    for &(row, _) in corners {
-        top = top.min(row);
-        bottom = bottom.max(row);
-    }
-    let mut pixels = Vec::new();
-    let mut crossings = Vec::new();
-    for row in clipped(top, bottom, geometry.height_px) {
-        crossings.clear();
-        let y = row as f64;
-        for (k, &(y1, x1)) in corners.iter().enumerate() {
-            let (y0, x0) = corners[if k == 0 { corners.len() - 1 } else { k - 1 }];
-            if (y0 <= y) != (y1 <= y) {
-                crossings.push(x0 + (y - y0) / (y1 - y0) * (x1 - x0));
-            }
-        }
-        crossings.sort_by(f64::total_cmp);
-        for pair in crossings.chunks_exact(2) {
-            // half-open on the right: the next polygon begins where this one ends
-            let cols = clipped(pair[0], pair[1], geometry.width_px);
-            pixels.extend(cols.filter(|&col| (col as f64) < pair[1]).map(|col| (row, col, 1.0)));
-        }
-    }
-    Ok(pixels)
-}
-
-fn disc_pixels(disc: &DiscEntry, geometry: Geometry) -> Result<RawPixels, &'static str> {
+fn disc_pixels(disc: &DiscEntry, geometry: Geometry, budget: &mut Budget) -> Result<RawPixels, String> {
     let &DiscEntry { row, col, radius_px } = disc;
     if !(0.0..=1e6).contains(&radius_px) {
-        return Err("`radius_px` of a disc, expected 0 to 1000000");
+        return Err("`radius_px` of a disc, expected 0 to 1000000".into());
     }
-    let mut pixels = Vec::new();
-    for r in clipped(row - radius_px, row + radius_px, geometry.height_px) {
-        for c in clipped(col - radius_px, col + radius_px, geometry.width_px) {
-            let (dy, dx) = (r as f64 - row, c as f64 - col);
-            if dy * dy + dx * dx <= radius_px * radius_px {
-                pixels.push((r, c, 1.0));
-            }
-        }
-    }
-    Ok(pixels)
+    let (top_left, bottom_right) = ((row - radius_px, col - radius_px), (row + radius_px, col + radius_px));
+    where_true(top_left, bottom_right, geometry, budget, |r, c| {
+        let (dy, dx) = (r - row, c - col);
+        dy * dy + dx * dx <= radius_px * radius_px
+    })
 }
 
 #[cfg(test)]

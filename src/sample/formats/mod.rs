@@ -4,24 +4,63 @@
 //!
 //! | file | told by | frame size | reference |
 //! |---|---|---|---|
-//! | suite2p `stat.npy` | `\x93NUMPY`, objects | `Ly`, `Lx` of its `ops.npy`, or the caller | its `meanImg` |
+//! | suite2p `stat.npy` | `\x93NUMPY`, a list of objects | `Ly`, `Lx` of its `ops.npy`, or the caller | its `meanImg` |
+//! | Cellpose `_seg.npy` | `\x93NUMPY`, one object | its `masks` | its `img`, where it is one image |
+//! | CaImAn HDF5 | `\x89HDF`, `estimates/A` | `dims` | none |
+//! | NWB | `\x89HDF`, a `PlaneSegmentation` | `image_mask`, the `TwoPhotonSeries`, or the caller | none |
+//! | ImageJ `.roi` | `Iout` | the caller | none |
+//! | ImageJ `.zip` of them | `PK` | the caller | none |
 //! | Neurofinder `regions.json` | a JSON list | the caller | none |
 //! | our own JSON ([`json`]) | a JSON object | `height_px`, `width_px`, or the caller | `reference` |
 //!
-//! When file and caller both say a size, they must agree. The content decides, not the name.
+//! When file and caller both say a size, they must agree. The content decides, not the name. Pixels that the file
+//! counts in another order (CaImAn by columns, NWB and ImageJ x before y) come out as row and column.
+//!
+//! Out again: our JSON ([`json::write()`]) and suite2p's folder ([`suite2p_write`]).
 
+pub mod caiman;
+pub mod cellpose;
+mod hdf5;
+pub mod imagej;
 pub mod json;
 pub mod neurofinder;
 mod npy;
+pub mod nwb;
 mod pickle;
+mod raster;
 pub mod suite2p;
+pub mod suite2p_write;
 
 pub use npy::NpyError;
 pub use pickle::PickleError;
 
 use crate::frame::Geometry;
 use crate::sample::rois::{RoiSet, RoiSetError};
+use std::io::Read;
 use std::path::{Path, PathBuf};
+
+/// What a file of ROIs holds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RoiFile {
+    /// The ROIs. Their ids are their places in the file.
+    pub set: RoiSet,
+    /// For each of `set.rois`, whether whoever made the file took it for a cell (suite2p's `iscell.npy`, CaImAn's
+    /// `idx_components`, a column `iscell` or `Accepted` of NWB), where the file says so. Nothing is left out by it.
+    pub accepted: Option<Vec<bool>>,
+    /// What the file holds beside them and has no area.
+    pub no_cells: Vec<NoCell>,
+}
+
+/// Something in a file of ROIs that has no area: a line, a point, a text of ImageJ.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct NoCell {
+    /// Its place in the file, from 0.
+    pub id: u32,
+    /// Its name, or that of its file.
+    pub name: String,
+    /// What it is.
+    pub kind: String,
+}
 
 /// Largest file that is read, in bytes. A `stat.npy` of ten thousand cells has about 80 MB.
 pub const MAX_FILE_BYTES: u64 = 512 << 20;
@@ -49,7 +88,8 @@ pub enum RoiFileError {
     },
     /// None of the kinds that are known.
     #[error(
-        "{}: begins with `{found}`, expected suite2p's stat.npy, Neurofinder's regions.json, or JSON with `rois`",
+        "{}: begins with `{found}`, expected suite2p's stat.npy, Cellpose's _seg.npy, ImageJ's .roi or .zip, \
+         HDF5 of CaImAn or NWB, Neurofinder's regions.json, or JSON with `rois`",
         path.display()
     )]
     UnknownKind {
@@ -81,6 +121,25 @@ pub enum RoiFileError {
         path: PathBuf,
         /// What is wrong, with line and column.
         error: serde_json::Error,
+    },
+    /// An HDF5 file that could not be read.
+    #[error("{}: HDF5: {what}", path.display())]
+    Hdf5 {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        what: String,
+    },
+    /// Things without an area where only cells can be used.
+    #[error(
+        "{}: {} no area and so no cell: {}; take it out of the file",
+        path.display(), counted(.no_cells), listed(.no_cells)
+    )]
+    NoArea {
+        /// The file.
+        path: PathBuf,
+        /// What they are.
+        no_cells: Vec<NoCell>,
     },
     /// An entry of the file that does not describe an ROI.
     #[error("{}: entry {entry}: {what}", path.display())]
@@ -132,17 +191,62 @@ pub enum RoiFileError {
 }
 
 /// Reads a file of ROIs of any known kind. `geometry` is the size of the frames, where the caller knows it.
+///
+/// # Errors
+/// The file cannot be read, or holds something that is no cell.
 pub fn read_rois(path: &Path, geometry: Option<Geometry>) -> Result<RoiSet, RoiFileError> {
+    let RoiFile { set, no_cells, .. } = read_roi_file(path, geometry)?;
+    if no_cells.is_empty() { Ok(set) } else { Err(RoiFileError::NoArea { path: path.into(), no_cells }) }
+}
+
+/// As [`read_rois`], with what the file says beside its ROIs.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_roi_file(path: &Path, geometry: Option<Geometry>) -> Result<RoiFile, RoiFileError> {
+    let plain = |set| RoiFile { set, accepted: None, no_cells: Vec::new() };
+    // An NWB file may hold the whole recording: only its masks are read, and its size says nothing.
+    if hdf5::is_hdf5(path)? {
+        return hdf5::read(path, geometry);
+    }
     let bytes = read_bytes(path)?;
     if bytes.starts_with(npy::MAGIC) {
-        return suite2p::read(path, &bytes, geometry);
+        return if cellpose::is_one_object(&bytes) {
+            cellpose::read(path, &bytes, geometry).map(plain)
+        } else {
+            let set = suite2p::read(path, &bytes, geometry)?;
+            let accepted = suite2p::accepted(path, set.rois.len())?;
+            Ok(RoiFile { set, accepted, no_cells: Vec::new() })
+        };
+    }
+    if bytes.starts_with(imagej::MAGIC) {
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        return imagej::read(path, &[imagej::Member { stem, bytes }], geometry);
+    }
+    if bytes.starts_with(imagej::ZIP_MAGIC) {
+        return imagej::read(path, &imagej::members(path, &bytes)?, geometry);
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
-        Some(b'[') => neurofinder::read(path, text, geometry),
-        Some(b'{') => json::read(path, text, geometry),
+        Some(b'[') => neurofinder::read(path, text, geometry).map(plain),
+        Some(b'{') => json::read(path, text, geometry).map(plain),
         _ => Err(RoiFileError::UnknownKind { path: path.into(), found: text_excerpt(&bytes[..bytes.len().min(12)]) }),
     }
+}
+
+fn counted(no_cells: &[NoCell]) -> String {
+    let has = if no_cells.len() == 1 { "entry has" } else { "entries have" };
+    format!("{} {has}", no_cells.len())
+}
+
+/// The first few of them, for a message.
+fn listed(no_cells: &[NoCell]) -> String {
+    let told = |c: &NoCell| format!("entry {} `{}` ({})", c.id, text_excerpt(c.name.as_bytes()), c.kind);
+    let mut text = no_cells.iter().take(5).map(told).collect::<Vec<_>>().join(", ");
+    if no_cells.len() > 5 {
+        text += &format!(" and {} more", no_cells.len() - 5);
+    }
+    text
 }
 
 /// The ROIs of a session whose frames are of this size: those given, or those of the configured file, or none (also
@@ -166,7 +270,15 @@ pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, RoiFileError> {
     if bytes > MAX_FILE_BYTES {
         return Err(RoiFileError::TooLarge { path: path.into(), bytes, limit: MAX_FILE_BYTES });
     }
-    std::fs::read(path).map_err(read_error)
+    // A file may grow, and a pipe has no size: what is read is limited as well as what the system says.
+    let mut read = Vec::new();
+    let file = std::fs::File::open(path).map_err(read_error)?;
+    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut read).map_err(read_error)?;
+    let bytes = read.len() as u64;
+    if bytes > MAX_FILE_BYTES {
+        return Err(RoiFileError::TooLarge { path: path.into(), bytes, limit: MAX_FILE_BYTES });
+    }
+    Ok(read)
 }
 
 /// The one size that file and caller agree on; checked, so that whoever rasterises can rely on it.

@@ -3,9 +3,10 @@
 //! In: an array of dictionaries, one a cell, of which `ypix` (rows), `xpix` (columns), `lam` (weights, 1 without it)
 //! and `iplane` (plane, 0 without it) are read; `Ly`, `Lx` and `meanImg` of `ops.npy`. Out: a [`RoiSet`] with all
 //! pixels of each cell, also those that suite2p marks as `overlap`, and all cells, also those that `iscell.npy` calls
-//! none. Whoever selects cells does so by id, which is the row number in every other file of suite2p.
+//! none ([`accepted`] says which). Whoever selects cells does so by id, which is the row number in every other file of
+//! suite2p.
 
-use super::npy::{NpyHeader, matrix};
+use super::npy::{NpyHeader, matrix, matrix_from_npy};
 use super::pickle::{Node, NodeId, Pickle};
 use super::{NpyError, RoiFileError, agreed_geometry, read_bytes, text_excerpt};
 use crate::frame::{Geometry, Image};
@@ -46,6 +47,25 @@ pub fn read_ops_geometry(path: &Path) -> Result<Geometry, RoiFileError> {
     read_ops(path)?.geometry.ok_or_else(value)
 }
 
+/// What the `iscell.npy` beside a `stat.npy` of so many cells says of each: whether it is one. `None` without the file.
+///
+/// # Errors
+/// The file cannot be read, or belongs to another `stat.npy`.
+pub fn accepted(stat: &Path, cells: usize) -> Result<Option<Vec<bool>>, RoiFileError> {
+    let path = stat.with_file_name("iscell.npy");
+    if !path.is_file() {
+        return Ok(None);
+    }
+    let bytes = read_bytes(&path)?;
+    let npy = |error| RoiFileError::Npy { path: path.clone(), error };
+    let (rows, cols, values) = matrix_from_npy(&bytes).map_err(npy)?;
+    if rows != cells || cols == 0 {
+        let what = format!("{rows} x {cols} values, expected one row for each of the {cells} cells of stat.npy");
+        return Err(RoiFileError::Value { path, what });
+    }
+    Ok(Some(values.chunks_exact(cols).map(|row| row[0] > 0.5).collect()))
+}
+
 fn read_ops(path: &Path) -> Result<Ops, RoiFileError> {
     let bytes = read_bytes(path)?;
     let value = |what: String| RoiFileError::Value { path: path.into(), what };
@@ -80,7 +100,7 @@ fn read_ops(path: &Path) -> Result<Ops, RoiFileError> {
     Ok(Ops { geometry: Some(geometry), mean_image })
 }
 
-fn object_pickle<'a>(path: &Path, header: &NpyHeader, bytes: &'a [u8]) -> Result<Pickle<'a>, RoiFileError> {
+pub(super) fn object_pickle<'a>(path: &Path, header: &NpyHeader, bytes: &'a [u8]) -> Result<Pickle<'a>, RoiFileError> {
     if header.dtype != "|O" {
         let error = NpyError::ElementType { dtype: text_excerpt(header.dtype.as_bytes()), expected: "objects (`|O`)" };
         return Err(RoiFileError::Npy { path: path.into(), error });
@@ -90,7 +110,7 @@ fn object_pickle<'a>(path: &Path, header: &NpyHeader, bytes: &'a [u8]) -> Result
 }
 
 /// The objects of the outermost array.
-fn object_items<'a>(path: &Path, pickle: &'a Pickle<'a>) -> Result<&'a [NodeId], RoiFileError> {
+pub(super) fn object_items<'a>(path: &Path, pickle: &'a Pickle<'a>) -> Result<&'a [NodeId], RoiFileError> {
     let items = match pickle.root() {
         Node::Array(array) if array.shape.len() <= 1 => match array.data.map(|id| pickle.node(id)) {
             Some(Node::List(items)) => (array.shape.iter().product::<u64>() == items.len() as u64).then_some(items),
