@@ -30,7 +30,7 @@ pub struct ActivityConfig {
     /// What the detector reads in the dark, in counts (-65,536 to 65,535). Absent: estimated from pixels.
     pub detector_offset_counts: Option<f64>,
     /// Whether the z-score is computed. It costs a pass over the whole baseline of every ROI when that ends (about
-    /// 0.2 us per ROI and frame), so turn it off with hundreds of ROIs and `decode.signal = "dff"`. Default true.
+    /// 0.05 us per ROI and frame), so turn it off with hundreds of ROIs and `decode.signal = "dff"`. Default true.
     pub z_score: bool,
 }
 
