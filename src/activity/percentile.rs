@@ -69,7 +69,7 @@ impl Windows {
 
     /// Puts `value` into a slot, in place of what it holds, and gives the percentile. A value that is not finite
     /// leaves the slot empty. NaN without any value.
-    pub(crate) fn set(&mut self, roi: usize, slot: usize, value: f64) -> f64 {
+    pub fn set(&mut self, roi: usize, slot: usize, value: f64) -> f64 {
         let percent = self.percent;
         let mut window = self.window(roi);
         let held = window.at[slot * window.stride];

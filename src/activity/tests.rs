@@ -1,6 +1,7 @@
 //! Tests of the activity stage.
 
 use super::*;
+use crate::config::activity::F0Mode;
 
 fn config() -> ActivityConfig {
     ActivityConfig { detector_offset_counts: Some(0.0), ..Default::default() }

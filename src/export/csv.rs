@@ -5,7 +5,7 @@
 //!   row without numbers, so that no index is missing. A skipped frame's state is that of the decision on the skip;
 //!   where numbers jumped it is the state before the jump: what the trial did between is in `events.csv`.
 //! - `activity.csv`: the same rows, with F, neuropil, F0 (detector counts), dF/F (a ratio) and z (standard deviations)
-//!   of every ROI.
+//!   of every ROI, and its rate (a ratio a frame, or spikes a second) where the session's configuration has one.
 //! - `events.csv`: what happened, in order.
 //!
 //! An empty field is a value that there is not. A reward that an operator ordered belongs to no frame and stands in
@@ -49,7 +49,8 @@ pub struct Written {
 /// the damage.
 pub fn write_tables(directory: &Path, out: &Path) -> Result<Written, ExportError> {
     let files = SessionFiles::open(directory)?;
-    let mut tables = Tables::create(out, roi_count(&files.head()?))?;
+    let head = files.head()?;
+    let mut tables = Tables::create(out, roi_count(&head), has_rate(&head))?;
     // The reader goes to the end whatever becomes of the tables; the first failure to write is the one that is told.
     let mut failure = None;
     let read = files.read(|record| {
@@ -78,6 +79,12 @@ pub(super) fn roi_count(head: &v1::SessionHead) -> usize {
     }
 }
 
+/// Whether the ROIs of a session have a rate.
+fn has_rate(head: &v1::SessionHead) -> bool {
+    // A configuration that this version cannot read asked for none that it could write.
+    crate::config::load_text(&head.config_toml, &[]).is_ok_and(|config| config.activity.has_rate())
+}
+
 /// Whether this input was a frame on which there is a decision.
 pub(super) fn is_decided(input: &v1::InputRecord, decision: &v1::DecisionRecord) -> bool {
     matches!(input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues)
@@ -93,6 +100,11 @@ pub(super) fn intends_reward(decision: &v1::DecisionRecord) -> bool {
 pub(super) fn latency_us(timing: &v1::TimingRecord) -> Option<f64> {
     let waited_ns = timing.decided_host_ns.saturating_sub(timing.received_host_ns);
     (timing.received_host_ns != 0).then_some(waited_ns as f64 / 1e3)
+}
+
+/// Columns of each ROI in `activity.csv`.
+fn columns(has_rate: bool) -> usize {
+    if has_rate { 6 } else { 5 }
 }
 
 /// One file with its rows.
@@ -126,6 +138,7 @@ struct Tables {
     activity: Table,
     events: Table,
     roi_count: usize,
+    has_rate: bool,
     input: Option<v1::InputRecord>,
     /// A decided frame that waits for its time stamps.
     decided: Option<Box<v1::DecisionRecord>>,
@@ -135,11 +148,11 @@ struct Tables {
 }
 
 impl Tables {
-    fn create(out: &Path, roi_count: usize) -> Result<Self, ExportError> {
+    fn create(out: &Path, roi_count: usize, has_rate: bool) -> Result<Self, ExportError> {
         std::fs::create_dir_all(out).map_err(ExportError::io(out))?;
         let mut activity = "frame".to_owned();
         for id in 0..roi_count {
-            for column in ["F", "Fneu", "f0", "dff", "z"] {
+            for column in ["F", "Fneu", "f0", "dff", "z", "rate"].iter().take(columns(has_rate)) {
                 activity += &format!(",{column}_{id}");
             }
         }
@@ -148,6 +161,7 @@ impl Tables {
             activity: Table::create(out.join("activity.csv"), &activity)?,
             events: Table::create(out.join("events.csv"), EVENTS_HEADER)?,
             roi_count,
+            has_rate,
             input: None,
             decided: None,
             state: v1::TrialState::Idle,
@@ -204,7 +218,7 @@ impl Tables {
             self.frames.row(&self.line)?;
             self.line.clear();
             integer(&mut self.line, frame);
-            self.line.extend(std::iter::repeat_n(',', 5 * self.roi_count));
+            self.line.extend(std::iter::repeat_n(',', columns(self.has_rate) * self.roi_count));
             self.activity.row(&self.line)?;
         }
         Ok(())
@@ -231,9 +245,9 @@ impl Tables {
         self.frames.row(line)?;
         line.clear();
         integer(line, d.frame_index);
-        let columns = [&d.f_counts, &d.f_neuropil_counts, &d.f0_counts, &d.dff, &d.z];
+        let lists = [&d.f_counts, &d.f_neuropil_counts, &d.f0_counts, &d.dff, &d.z, &d.rate];
         for roi in 0..self.roi_count {
-            for values in columns {
+            for values in lists.into_iter().take(columns(self.has_rate)) {
                 field(line, values.get(roi).copied().unwrap_or(f64::NAN));
             }
         }
@@ -335,7 +349,7 @@ mod tests {
 
     fn written(records: impl IntoIterator<Item = JournalRecord>) -> (String, String) {
         let out = tempfile::tempdir().unwrap();
-        let mut tables = Tables::create(out.path(), 2).unwrap();
+        let mut tables = Tables::create(out.path(), 2, false).unwrap();
         records.into_iter().for_each(|record| tables.take(record).unwrap());
         tables.finish().unwrap();
         let text = |name: &str| std::fs::read_to_string(out.path().join(name)).unwrap();
