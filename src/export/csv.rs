@@ -371,6 +371,19 @@ mod tests {
     }
 
     #[test]
+    fn the_rate_has_its_column_where_the_session_has_one() {
+        let out = tempfile::tempdir().unwrap();
+        let mut tables = Tables::create(out.path(), 2, true).unwrap();
+        let rated = v1::DecisionRecord { rate: vec![0.25, f64::NAN], ..frame(7) };
+        step(0, v1::InputKind::Frame, rated, 5).into_iter().for_each(|record| tables.take(record).unwrap());
+        tables.finish().unwrap();
+        let activity = std::fs::read_to_string(out.path().join("activity.csv")).unwrap();
+        let mut lines = activity.lines();
+        let head = "frame,F_0,Fneu_0,f0_0,dff_0,z_0,rate_0,F_1,Fneu_1,f0_1,dff_1,z_1,rate_1";
+        assert_eq!((lines.next(), lines.next()), (Some(head), Some("7,200,,100,1,,0.25,0.5,,,,,")));
+    }
+
+    #[test]
     fn a_frame_that_was_skipped_or_never_came_has_its_row_in_its_place() {
         let skip = |d: v1::DecisionRecord, first: u64, count: f64| v1::DecisionRecord {
             event_kind: vec![v1::EventKind::FramesSkipped as i32],
