@@ -69,8 +69,8 @@ fn voltage_of_20_cells(bencher: Bencher) {
     });
 }
 
-/// `Engine::step` in voltage mode, 96 x 200 with 20 cells, every stage on. Bound: 250 us, a quarter of one core at 1,000
-/// frames a second.
+/// `Engine::step` in voltage mode, 96 x 200 with 20 cells, every stage on. Bound: 250 us, a quarter of one core at
+/// 1,000 frames a second.
 #[divan::bench(sample_count = 10_000, sample_size = 1)]
 fn step_voltage_96x200_20_cells(bencher: Bencher) {
     let set = [

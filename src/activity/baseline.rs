@@ -212,9 +212,19 @@ fn baseline_rate(f: &[f64], settings: &ActivitySettings, scratch: &mut BaselineS
     }
 }
 
+/// Takes an ROI's fading out of its baseline, where the settings ask for that, and gives its rate: the share of its
+/// brightness that it loses a frame, 0 for none.
+pub fn undo_fading(f: &mut [f64], settings: &ActivitySettings, scratch: &mut BaselineScratch) -> f64 {
+    let rate = fading(f, settings, scratch);
+    if rate > 0.0 {
+        f.iter_mut().zip(0..).for_each(|(f, frame)| *f *= fading_gain(rate, frame));
+    }
+    rate
+}
+
 /// How much of its brightness an ROI loses a frame, as a rate of an exponential; 0 where it loses none, or nothing can
 /// be said. Fitted to the logarithms of the medians of twenty stretches of its baseline, which transients leave alone.
-pub(crate) fn fading(f: &[f64], settings: &ActivitySettings, scratch: &mut BaselineScratch) -> f64 {
+fn fading(f: &[f64], settings: &ActivitySettings, scratch: &mut BaselineScratch) -> f64 {
     let length = f.len() / FADING_BINS;
     if settings.bleaching == Bleaching::Off || length < 5 {
         return 0.0;

@@ -115,9 +115,7 @@ impl Activity {
         let Head { roi_count, capacity_frames, baseline_frames: frames, .. } = self.head;
         for roi in 0..roi_count {
             let row = &mut self.block[roi * capacity_frames..][..frames];
-            let rate = baseline::fading(row, &self.settings, &mut self.scratch);
-            self.extras.fading[roi] = rate;
-            row.iter_mut().zip(0..).for_each(|(f, frame)| *f *= baseline::fading_gain(rate, frame));
+            self.extras.fading[roi] = baseline::undo_fading(row, &self.settings, &mut self.scratch);
         }
         if self.settings.mode == F0Mode::Baseline {
             self.fill_windows();

@@ -12,7 +12,7 @@
 //!   counterparts, of the baseline's dF/F against the circular F0 (see [`circular_dff`]), the very values that the
 //!   calibration sees;
 //! - where the configuration asks for it, a rate: dF/F above its rest, deconvolved ([`Deconvolver`]), or spikes a
-//! second   ([`SpikeDetector`]). There is none before the baseline's end. It is not smoothed.
+//!   second ([`SpikeDetector`]). There is none before the baseline's end. It is not smoothed.
 //!
 //! When the baseline ends, the history starts full: its newest entry is the baseline's last frame, and it goes back
 //! through the baseline, around and around where that is shorter than the window. Everything that runs (exponential F0,
@@ -40,7 +40,7 @@ mod voltage;
 
 use crate::config::activity::ActivityConfig;
 pub use autocovariance::estimate_poles;
-pub use baseline::{BaselineBlock, BaselineScratch, baseline_signal, circular_dff, mean_sd, z_score};
+pub use baseline::{BaselineBlock, BaselineScratch, baseline_signal, circular_dff, mean_sd, undo_fading, z_score};
 pub use oasis::{Deconvolver, HISTORY_FRAMES, Poles};
 pub use offset::estimate_detector_offset;
 pub use percentile::Windows;

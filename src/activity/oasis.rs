@@ -276,8 +276,7 @@ impl Stack<'_> {
         while index > 0 {
             let below = self.pool(index - 1);
             let is_first = self.is_first(index - 1);
-            // Written so that what is not a number merges nothing.
-            if !(self.model.predicted(below, is_first) > top.first) {
+            if self.model.predicted(below, is_first) <= top.first {
                 break;
             }
             top = self.model.join(below, &top);
