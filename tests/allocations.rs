@@ -41,7 +41,8 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn ten_thousand_frames_allocate_nothing() {
-    let config = config(&["limits.min_interval_ms=10.0"]);
+    let config =
+        config(&["limits.min_interval_ms=10.0", "activity.deconvolution=ar2", "activity.deconvolution_lag_frames=2"]);
     let distinct = 600;
     let (rois, slots) = frames(&config, distinct);
     let driver = driver(&config, &rois);

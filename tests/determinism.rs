@@ -20,6 +20,9 @@ fn assert_same(a: &[std::sync::Arc<Published>], b: &[std::sync::Arc<Published>],
     assert_eq!(bytes(a), bytes(b), "{what}");
 }
 
+/// With the rate of a lag in the cursor.
+const RATE: [&str; 3] = ["activity.deconvolution=ar1", "activity.deconvolution_lag_frames=3", "decode.signal=rate"];
+
 #[test]
 fn everything_happens_in_the_script() {
     let config = config(&[]);
@@ -63,7 +66,13 @@ fn simd_or_not_the_decisions_are_the_same() {
 
 #[test]
 fn a_replay_of_what_was_recorded_gives_the_same_decisions() {
-    let config = config(&[]);
+    for more in [&[][..], &RATE] {
+        a_replay_gives_the_same_decisions(more);
+    }
+}
+
+fn a_replay_gives_the_same_decisions(more: &[&str]) {
+    let config = config(more);
     let (rois, slots) = frames(&config, FRAMES);
     let mut run = Collect::default();
     play(&mut driver(&config, &rois), &script(&slots), &mut run);
@@ -77,6 +86,8 @@ fn a_replay_of_what_was_recorded_gives_the_same_decisions() {
         apical::engine::RecordSink::record(&mut replayed, &summary, decision, &timing);
     }
     assert_same(&run.0, &replayed.0, "replay");
+    let with_rate = run.0.iter().filter(|s| !s.decision.rate.is_empty()).count();
+    assert_eq!(with_rate > 0, !more.is_empty(), "a rate where the configuration asks for one, and only there");
     let inputs: Vec<_> = run.0.iter().map(|s| s.input.clone()).collect();
     let again: Vec<_> = replayed.0.iter().map(|s| s.input.clone()).collect();
     assert_eq!(inputs, again, "what a replay records can be replayed");
@@ -84,7 +95,13 @@ fn a_replay_of_what_was_recorded_gives_the_same_decisions() {
 
 #[test]
 fn snapshot_load_go_on_equals_uninterrupted() {
-    let config = config(&[]);
+    for more in [&[][..], &RATE] {
+        snapshot_load_go_on(more);
+    }
+}
+
+fn snapshot_load_go_on(more: &[&str]) {
+    let config = config(more);
     let (rois, slots) = frames(&config, FRAMES);
     let script = script(&slots);
     for cut in [1, 2, 40, 200, 225, 300, 440, 460, 480, 600, 880] {

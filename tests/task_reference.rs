@@ -165,7 +165,7 @@ fn baseline(case: &Case, traces: &Traces) -> (Activity, Calibration, usize) {
     let decoder = Decoder::new(&case.decode, &case.ensembles, rois).expect("ensembles");
     let input = CalibrationInput {
         block: activity.baseline(),
-        f0: activity.f0_settings(),
+        settings: activity.settings(),
         floors: activity.floors(),
         ensembles: decoder.ensembles(),
         signal: decoder.signal(),
@@ -173,7 +173,7 @@ fn baseline(case: &Case, traces: &Traces) -> (Activity, Calibration, usize) {
         trial_frames: case.task.trial_frames,
     };
     let segments = case.calibration.segments as usize;
-    let mut workspace = CalibrationWorkspace::new(case.baseline_frames, window_frames, segments, rois);
+    let mut workspace = CalibrationWorkspace::new(&activity.settings(), case.baseline_frames, segments, rois);
     let mut calibration = Calibration::with_capacity(segments);
     calibrate(&input, &case.calibration, &mut workspace, &mut calibration).expect("a threshold");
     (activity, calibration, frame)
@@ -251,7 +251,7 @@ fn compare(name: &str) -> Option<Vec<&'static str>> {
         let at = frame - first;
         let valid = !traces.doubted[frame];
         let values = activity.step(&traces.f[frame], &traces.fneu[frame], valid);
-        let decoded = decoder.step(values.dff, values.z, values.valid, valid);
+        let decoded = decoder.step(values.dff, values.z, values.rate, values.valid, valid);
         if let Some(sample) = sampled.next_if(|sample| sample.frame == frame) {
             for (roi, (&got, &expected)) in values.f0.iter().zip(&sample.f0).enumerate() {
                 assert_close(&format!("{name}: F0 of ROI {roi}, frame {frame}"), got, expected, 1e-9 * expected);

@@ -5,29 +5,50 @@
 //! counts, dF/F, the z-score, and whether the ROI is valid.
 //!
 //! - corrected `F = f - offset - coefficient * (fneu - offset)`;
-//! - `F0(n)` = a percentile of F over the last frames, this one included ([`F0Mode::RunningPercentile`]), or over the
-//!   whole baseline ([`F0Mode::Baseline`]); during the baseline over the frames that there have been;
-//! - `dF/F = (F - F0) / F0`; `z = (dF/F - mean) / SD` with mean and SD (n - 1) of the baseline's dF/F against the
-//!   circular F0 (see [`circular_dff`]), the very values that the calibration sees.
+//! - `F0(n)` = a percentile of F over the last frames, this one included (`running_percentile`), or over the
+//!   whole baseline (`baseline`), during the baseline over the frames that there have been; or an exponential
+//!   mean, which may be robust to transients (`exponential`, `robust`);
+//! - `dF/F = (F - F0) / F0`, which may be smoothed; `z = (dF/F - mean) / SD` with mean and SD (n - 1), or their robust
+//!   counterparts, of the baseline's dF/F against the circular F0 (see [`circular_dff`]), the very values that the
+//!   calibration sees;
+//! - where the configuration asks for it, a rate: dF/F above its rest, deconvolved ([`Deconvolver`]), or spikes a
+//!   second ([`SpikeDetector`]). There is none before the baseline's end. It is not smoothed.
 //!
 //! When the baseline ends, the history starts full: its newest entry is the baseline's last frame, and it goes back
-//! through the baseline, around and around where that is shorter than the window. A doubted frame enters no
-//! statistic: its values are computed against the last F0. An ROI whose F0 is at or below the floor, or not finite,
-//! is invalid on that frame, with NaN for dF/F and z; a value that is not finite takes its place in the history and
-//! counts for nothing in the percentile.
+//! through the baseline, around and around where that is shorter than the window. Everything that runs (exponential F0,
+//! smoothing, deconvolution, spikes) goes on as if the baseline had just been shown. A doubted frame enters no
+//! statistic: its values are computed against the last F0, and to the deconvolution it is missing. An ROI whose F0 is
+//! at or below the floor, or not finite, is invalid on that frame, with NaN for dF/F and z; a value that is not finite
+//! takes its place in the history and counts for nothing in the percentile.
+//!
+//! Bleaching: with `bleaching = "exponential"` the baseline is divided by the exponential that fits it, and so is every
+//! frame after it, up to a factor of 2; frames that never came count as time.
 //!
 //! Method: the running percentile of Francioni et al. (Nature 2026; CLOOSE), with Hazen's interpolation. Cost for a
-//! window of 3,000: see [`Activity::step`]. It does not smooth and does not deconvolve.
+//! window of 3,000: see [`Activity::step`].
 
+mod autocovariance;
 mod baseline;
+mod block;
+mod oasis;
 mod offset;
 mod percentile;
+mod running;
+mod settings;
+mod state;
+mod voltage;
 
-use crate::config::activity::{ActivityConfig, F0Mode};
-pub use baseline::{BaselineBlock, F0Settings, circular_dff, mean_sd, z_score};
+use crate::config::activity::ActivityConfig;
+pub use autocovariance::estimate_poles;
+pub use baseline::{BaselineBlock, BaselineScratch, baseline_signal, circular_dff, mean_sd, undo_fading, z_score};
+pub use oasis::{Deconvolver, HISTORY_FRAMES, Poles};
 pub use offset::estimate_detector_offset;
+pub use percentile::Windows;
+use running::{ExponentialF0, Smoother};
 use serde::{Deserialize, Serialize};
+pub use settings::{ActivitySettings, SpikeSettings};
 use thiserror::Error;
+pub use voltage::{Spike, SpikeDetector};
 
 /// Why a saved state cannot be taken.
 #[derive(Debug, Error)]
@@ -66,6 +87,9 @@ pub struct ActivityFrame<'a> {
     pub dff: &'a [f64],
     /// dF/F in standard deviations of the baseline's; NaN where there is no such number, and until the baseline's end.
     pub z: &'a [f64],
+    /// Deconvolved dF/F a frame, or spikes a second; NaN until the baseline's end; empty where the configuration asks
+    /// for neither.
+    pub rate: &'a [f64],
     /// Whether F0 is above the floor and everything finite.
     pub valid: &'a [bool],
 }
@@ -92,10 +116,26 @@ struct Head {
     z_sd: Vec<f64>,
 }
 
+/// What runs in some configurations only.
+#[derive(Debug, Clone)]
+struct Extras {
+    /// One for each ROI in the exponential modes of F0, else none.
+    f0: Vec<ExponentialF0>,
+    smoother: Smoother,
+    deconvolver: Option<Deconvolver>,
+    spikes: Option<SpikeDetector>,
+    /// For each ROI, dF/F that is no activity.
+    rest: Vec<f64>,
+    /// For each ROI, how much of its brightness it loses a frame.
+    fading: Vec<f64>,
+    /// Frames since the baseline's first, those that never came included.
+    frames: u64,
+}
+
 /// The stage. It begins in its baseline; [`Activity::end_baseline`] ends that.
 #[derive(Debug, Clone)]
 pub struct Activity {
-    settings: F0Settings,
+    settings: ActivitySettings,
     coefficient: f64,
     floor_share: f64,
     scores: bool,
@@ -104,16 +144,16 @@ pub struct Activity {
     block: Vec<f64>,
     /// History: frame after frame, so that one frame reads and writes one run of memory.
     history: Vec<f64>,
-    /// Sorted windows: ROI after ROI, `window_stride` apart.
-    windows: Vec<f64>,
-    window_stride: usize,
-    window_len: Vec<usize>,
-    places: Vec<(usize, usize)>,
-    /// Scratch for the baseline's end: a window and a row.
-    scratch: Vec<f64>,
+    /// What F0 is a percentile of: the history, or the baseline so far.
+    windows: Windows,
+    extras: Extras,
+    /// For the baseline's end: one ROI's window, and a row.
+    scratch: BaselineScratch,
+    scratch_row: Vec<f64>,
     f: Vec<f64>,
     dff: Vec<f64>,
     z: Vec<f64>,
+    rate: Vec<f64>,
     valid: Vec<bool>,
 }
 
@@ -126,12 +166,9 @@ impl Activity {
         f0_window_frames: usize,
         baseline_capacity_frames: usize,
     ) -> Self {
-        let settings = F0Settings::new(config, f0_window_frames);
-        let history_frames = match settings.mode {
-            F0Mode::RunningPercentile => settings.window_frames,
-            F0Mode::Baseline => 0,
-        };
-        let window_stride = history_frames.max(baseline_capacity_frames);
+        let settings = ActivitySettings::new(config, f0_window_frames);
+        let history_frames = settings.history_frames();
+        let window_slots = if settings.is_exponential() { 0 } else { history_frames.max(baseline_capacity_frames) };
         Self {
             settings,
             coefficient: 0.0,
@@ -156,14 +193,14 @@ impl Activity {
             },
             block: vec![0.0; roi_count * baseline_capacity_frames],
             history: vec![f64::NAN; roi_count * history_frames],
-            windows: vec![0.0; roi_count * window_stride],
-            window_stride,
-            window_len: vec![0; roi_count],
-            places: vec![(0, 0); roi_count],
-            scratch: vec![0.0; window_stride + baseline_capacity_frames],
+            windows: Windows::new(settings.percentile, roi_count, window_slots),
+            extras: Extras::new(&settings, roi_count),
+            scratch: BaselineScratch::new(&settings, baseline_capacity_frames),
+            scratch_row: vec![0.0; baseline_capacity_frames],
             f: vec![f64::NAN; roi_count],
             dff: vec![f64::NAN; roi_count],
             z: vec![f64::NAN; roi_count],
+            rate: vec![f64::NAN; if config.has_rate() { roi_count } else { 0 }],
             valid: vec![false; roi_count],
         }
     }
@@ -175,8 +212,8 @@ impl Activity {
     }
 
     /// One frame. `f` and `fneu` hold a value for each ROI (missing ones are NaN; an empty `fneu`: no neuropil is
-    /// removed); a doubted frame has `valid` false. 10 ROIs against 3,000 frames take 2 us,
-    /// 200 some 70 us (the windows, 5 MB, are more than a cache of one core).
+    /// removed); a doubted frame has `valid` false. 10 ROIs against 3,000 frames take 0.5 us,
+    /// 200 some 25 us (the windows, 15 MB, are more than a cache of one core).
     pub fn step(&mut self, f: &[f64], fneu: &[f64], valid: bool) -> ActivityFrame<'_> {
         let offset = self.head.offset_counts;
         self.head.removes_neuropil = !fneu.is_empty() && self.coefficient != 0.0;
@@ -194,6 +231,12 @@ impl Activity {
                 *sum += f;
             }
         }
+        if self.head.running {
+            for (f, &fading) in self.f.iter_mut().zip(&self.extras.fading) {
+                *f *= baseline::fading_gain(fading, self.extras.frames);
+            }
+        }
+        self.extras.frames += 1;
         match (self.head.running, valid) {
             (true, true) => self.enter_history(),
             (true, false) => {}
@@ -206,72 +249,51 @@ impl Activity {
             // Below the floor the ratio means little: it is told, and kept out of the cursor.
             self.dff[roi] = if dff.is_finite() { dff } else { f64::NAN };
             self.valid[roi] = dff.is_finite() && f0 > self.head.floors[roi];
+            self.follow(roi, valid);
             self.z[roi] = z_score(self.dff[roi], self.head.z_mean[roi], self.head.z_sd[roi]);
         }
-        ActivityFrame { f: &self.f, f0: &self.head.f0, dff: &self.dff, z: &self.z, valid: &self.valid }
+        ActivityFrame {
+            f: &self.f,
+            f0: &self.head.f0,
+            dff: &self.dff,
+            z: &self.z,
+            rate: &self.rate,
+            valid: &self.valid,
+        }
     }
 
-    /// Ends the baseline: fills the history, fixes the F0 of the mode `baseline`, and finds mean and SD for the
-    /// z-score. Returns the frames in the block; with none the history starts empty. With z-score it takes about
-    /// 0.2 us for each ROI and frame of the baseline: 20 ms for 10 ROIs and 9,000 frames, 75 ms for 200 and 3,000.
-    pub fn end_baseline(&mut self) -> usize {
-        if self.head.running {
-            return self.head.baseline_frames;
+    /// From dF/F of an ROI to its rate and its smoothed dF/F. Neither sees a frame that is doubted or invalid.
+    fn follow(&mut self, roi: usize, frame_valid: bool) {
+        if !self.head.running {
+            return;
         }
-        self.head.running = true;
-        self.find_floors();
-        let Head { roi_count, history_frames, capacity_frames, baseline_frames: frames, .. } = self.head;
-        for roi in 0..roi_count {
-            let row = &self.block[roi * capacity_frames..][..frames];
-            for back in 0..history_frames {
-                self.history[(history_frames - 1 - back) * roi_count + roi] = baseline::circular_back(row, back);
-            }
-            if self.scores {
-                let (window, dff) = self.scratch.split_at_mut(self.window_stride);
-                let settings = F0Settings { floor: self.head.floors[roi], ..self.settings };
-                circular_dff(row, &settings, window, &mut dff[..frames]);
-                (self.head.z_mean[roi], self.head.z_sd[roi]) = mean_sd(&dff[..frames]);
-            }
+        let sound = frame_valid && self.valid[roi];
+        let Extras { deconvolver, spikes, smoother, rest, .. } = &mut self.extras;
+        let dff = if sound { self.dff[roi] } else { f64::NAN };
+        if let Some(deconvolver) = deconvolver {
+            self.rate[roi] = deconvolver.step(roi, dff - rest[roi]);
         }
-        self.head.history_at = 0;
-        // In the mode `baseline` the windows, and with them F0, stay what the last baseline frame left.
-        if self.settings.mode == F0Mode::RunningPercentile {
-            self.sort_windows();
+        if let Some(spikes) = spikes {
+            self.rate[roi] = spikes.step(roi, if frame_valid { self.f[roi] } else { f64::NAN }).rate_hz;
         }
-        frames
+        if smoother.is_on() && sound {
+            self.dff[roi] = smoother.step(roi, dff);
+        }
     }
 
-    /// Where an ROI's F0 stops meaning something.
-    fn find_floors(&mut self) {
-        let share = if self.head.removes_neuropil && self.head.raw_frames > 0 { self.floor_share } else { 0.0 };
-        for (floor, &sum) in self.head.floors.iter_mut().zip(&self.head.raw_sum) {
-            let mean = sum / self.head.raw_frames as f64 - self.head.offset_counts;
-            *floor = self.settings.floor;
-            if share > 0.0 && share * mean > *floor {
-                *floor = share * mean;
-            }
+    /// So many frames never came. They are time: to the deconvolution, and to the indicator's fading.
+    pub fn skip(&mut self, frames: u64) {
+        self.extras.frames = self.extras.frames.saturating_add(frames);
+        if self.head.running
+            && let Some(deconvolver) = &mut self.extras.deconvolver
+        {
+            deconvolver.skip(frames);
         }
     }
 
     /// Where each ROI's F0 is at or below this, the ROI is invalid, counts.
     pub fn floors(&self) -> &[f64] {
         &self.head.floors
-    }
-
-    /// Begins a baseline anew: history, block, F0 and z-score are forgotten; the detector's offset stays.
-    pub fn begin_baseline(&mut self) {
-        self.head.running = false;
-        self.head.baseline_frames = 0;
-        self.head.doubted_first = 0;
-        self.head.history_at = 0;
-        self.head.raw_sum.fill(0.0);
-        self.head.raw_frames = 0;
-        self.head.floors.fill(self.settings.floor);
-        self.window_len.fill(0);
-        self.history.fill(f64::NAN);
-        self.head.f0.fill(f64::NAN);
-        self.head.z_mean.fill(f64::NAN);
-        self.head.z_sd.fill(f64::NAN);
     }
 
     /// Sets the detector's offset, for a configuration that leaves it to be estimated. To be called before the first
@@ -297,8 +319,8 @@ impl Activity {
         self.head.baseline_frames == self.head.capacity_frames
     }
 
-    /// How F0 is found, for the calibration.
-    pub fn f0_settings(&self) -> F0Settings {
+    /// How F becomes dF/F, z and rate, for the calibration.
+    pub fn settings(&self) -> ActivitySettings {
         self.settings
     }
 
@@ -308,188 +330,25 @@ impl Activity {
         (of(&self.head.z_mean), of(&self.head.z_sd))
     }
 
-    /// Replaces the detector's offset by one that was estimated from the baseline, in everything that the baseline
-    /// left, as if it had been known from the first frame. To be called at the baseline's end.
-    pub fn rebase_detector_offset(&mut self, offset_counts: f64) {
-        let before = self.head.offset_counts;
-        self.set_detector_offset(offset_counts);
-        // F - o - c (Fneu - o) moves by (1 - c) times the change where a neuropil is removed, else by the change.
-        let share = if self.head.removes_neuropil { 1.0 - self.coefficient } else { 1.0 };
-        let delta = (before - self.head.offset_counts) * share;
-        if delta == 0.0 {
-            return;
-        }
-        for value in self.block.iter_mut().chain(&mut self.windows) {
-            *value += delta;
-        }
-        for roi in 0..self.head.roi_count {
-            let window = &self.windows[roi * self.window_stride..][..self.window_len[roi]];
-            self.head.f0[roi] = percentile::hazen(window, self.settings.percentile);
-        }
-    }
-
-    /// A doubted frame of the baseline: its place in time is kept, with the values of the last good frame, so that
-    /// segments of the baseline stay segments of time. Those before the first good frame wait for it.
-    fn hold_baseline(&mut self) {
-        let Head { roi_count, capacity_frames, baseline_frames: frames, .. } = self.head;
-        if frames == 0 {
-            self.head.doubted_first = (self.head.doubted_first + 1).min(capacity_frames);
-        } else if frames < capacity_frames {
-            for roi in 0..roi_count {
-                let last = self.block[roi * capacity_frames + frames - 1];
-                self.keep_baseline(roi, frames..frames + 1, last);
-            }
-            self.head.baseline_frames += 1;
-        }
-    }
-
-    /// Puts a value into the block at these frames of the baseline, and into the window that F0 is found in.
-    fn keep_baseline(&mut self, roi: usize, frames: std::ops::Range<usize>, value: f64) {
-        let window = &mut self.windows[roi * self.window_stride..][..self.window_stride];
-        if value.is_finite() {
-            for _ in frames.clone() {
-                percentile::insert(window, &mut self.window_len[roi], value);
-            }
-        }
-        self.head.f0[roi] = percentile::hazen(&window[..self.window_len[roi]], self.settings.percentile);
-        self.block[roi * self.head.capacity_frames..][frames].fill(value);
-    }
-
-    /// Takes a valid frame of the baseline into block, windows and F0.
-    fn enter_baseline(&mut self) {
-        let capacity = self.head.capacity_frames;
-        let waiting = std::mem::take(&mut self.head.doubted_first);
-        let frames = self.head.baseline_frames + waiting;
-        if frames >= capacity {
-            return;
-        }
-        for roi in 0..self.head.roi_count {
-            self.keep_baseline(roi, frames - waiting..frames + 1, self.f[roi]);
-        }
-        self.head.baseline_frames = frames + 1;
-    }
-
     /// Takes a valid frame after the baseline into history, windows and F0; the oldest frame leaves.
     fn enter_history(&mut self) {
+        for (roi, f0) in self.extras.f0.iter_mut().enumerate() {
+            self.head.f0[roi] = f0.step(self.f[roi], &self.settings);
+        }
         let frames = self.head.history_frames;
         if frames == 0 {
             return;
         }
-        let row = &mut self.history[self.head.history_at * self.head.roi_count..][..self.head.roi_count];
-        // Two passes: the searches wait for memory, and those of neighbouring ROIs can wait together.
-        for (roi, (places, (&old, &new))) in self.places.iter_mut().zip(row.iter().zip(&self.f)).enumerate() {
-            let window = &self.windows[roi * self.window_stride..][..self.window_len[roi]];
-            *places = percentile::places(window, old, new);
+        let slot = self.head.history_at;
+        self.history[slot * self.head.roi_count..][..self.head.roi_count].copy_from_slice(&self.f);
+        for (roi, (f0, &f)) in self.head.f0.iter_mut().zip(&self.f).enumerate() {
+            *f0 = self.windows.set(roi, slot, f);
         }
-        for (roi, (entry, &new)) in row.iter_mut().zip(&self.f).enumerate() {
-            let old = std::mem::replace(entry, new);
-            let window = &mut self.windows[roi * self.window_stride..][..frames];
-            let len = &mut self.window_len[roi];
-            if old.is_finite() && new.is_finite() {
-                percentile::move_between(&mut window[..*len], self.places[roi], new);
-            } else {
-                percentile::replace(window, len, old, new);
-            }
-            self.head.f0[roi] = percentile::hazen(&window[..*len], self.settings.percentile);
-        }
-        self.head.history_at = (self.head.history_at + 1) % frames;
-    }
-
-    /// Sorts every ROI's window anew from the block (baseline, or mode `baseline`) or from the history.
-    fn sort_windows(&mut self) {
-        let Head { roi_count, history_frames, capacity_frames, baseline_frames, running, .. } = self.head;
-        let from_history = running && self.settings.mode == F0Mode::RunningPercentile;
-        for roi in 0..roi_count {
-            let window = &mut self.windows[roi * self.window_stride..][..self.window_stride];
-            let frames = if from_history { history_frames } else { baseline_frames };
-            let mut len = 0;
-            for frame in 0..frames {
-                let value = match from_history {
-                    true => self.history[frame * roi_count + roi],
-                    false => self.block[roi * capacity_frames + frame],
-                };
-                if value.is_finite() {
-                    window[len] = value;
-                    len += 1;
-                }
-            }
-            percentile::sort(&mut window[..len]);
-            self.window_len[roi] = len;
-        }
+        self.head.history_at = (slot + 1) % frames;
     }
 }
 
-/// Saving and loading. The sorted windows are not saved: they follow from block and history.
-impl Activity {
-    /// Appends the state. Does not allocate when `out` has room: about 8 bytes for each ROI and frame of the baseline
-    /// and of the window.
-    pub fn save(&self, out: &mut Vec<u8>) -> Result<(), StateError> {
-        postcard::to_io(&self.head, &mut *out)?;
-        let Head { roi_count, capacity_frames, baseline_frames, running, .. } = self.head;
-        for roi in 0..roi_count {
-            append(out, &self.block[roi * capacity_frames..][..baseline_frames]);
-        }
-        if running {
-            append(out, &self.history);
-        }
-        Ok(())
-    }
-
-    /// Takes a saved state and returns how many bytes it had. Where it does not fit, nothing changes.
-    pub fn load(&mut self, bytes: &[u8]) -> Result<usize, StateError> {
-        let (head, rest): (Head, &[u8]) = postcard::take_from_bytes(bytes)?;
-        let own = &self.head;
-        let counts = [
-            ("ROIs", head.roi_count, own.roi_count),
-            ("F0 values", head.f0.len(), own.roi_count),
-            ("floors", head.floors.len(), own.roi_count),
-            ("sums of F", head.raw_sum.len(), own.roi_count),
-            ("baseline means", head.z_mean.len(), own.roi_count),
-            ("baseline SDs", head.z_sd.len(), own.roi_count),
-            ("history frames", head.history_frames, own.history_frames),
-            ("baseline capacity", head.capacity_frames, own.capacity_frames),
-            ("baseline frames (at most)", head.baseline_frames, head.baseline_frames.min(own.capacity_frames)),
-            ("history position (below)", head.history_at, head.history_at.min(own.history_frames.max(1) - 1)),
-        ];
-        for (what, got, expected) in counts {
-            if got != expected {
-                return Err(StateError::Shape { what, got, expected });
-            }
-        }
-        let history_len = if head.running { self.history.len() } else { 0 };
-        let needed = (head.roi_count * head.baseline_frames + history_len) * size_of::<f64>();
-        let tables = rest.get(..needed).ok_or(StateError::Short { got: rest.len(), expected: needed })?;
-        let (block, history) = tables.split_at(needed - history_len * size_of::<f64>());
-        let row_bytes = head.baseline_frames * size_of::<f64>();
-        for roi in 0..head.roi_count {
-            let row = &mut self.block[roi * head.capacity_frames..][..head.baseline_frames];
-            read(&block[roi * row_bytes..][..row_bytes], row);
-        }
-        if head.running {
-            read(history, &mut self.history);
-        } else {
-            self.history.fill(f64::NAN);
-        }
-        self.head = head;
-        self.sort_windows();
-        Ok(bytes.len() - rest.len() + needed)
-    }
-}
-
-/// Appends values as little-endian bytes.
-fn append(out: &mut Vec<u8>, values: &[f64]) {
-    for value in values {
-        out.extend_from_slice(&value.to_le_bytes());
-    }
-}
-
-/// Reads little-endian bytes into values, as many as there are of both.
-fn read(bytes: &[u8], values: &mut [f64]) {
-    let (words, _) = bytes.as_chunks::<8>();
-    for (value, word) in values.iter_mut().zip(words) {
-        *value = f64::from_le_bytes(*word);
-    }
-}
-
+#[cfg(test)]
+mod mode_tests;
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,7 @@
 //! Tests of the activity stage.
 
 use super::*;
+use crate::config::activity::F0Mode;
 
 fn config() -> ActivityConfig {
     ActivityConfig { detector_offset_counts: Some(0.0), ..Default::default() }
@@ -244,7 +245,7 @@ fn a_state_of_another_shape_is_refused() {
 }
 
 impl Activity {
-    fn windows_in_use(&self) -> Vec<&[f64]> {
-        (0..self.head.roi_count).map(|roi| &self.windows[roi * self.window_stride..][..self.window_len[roi]]).collect()
+    fn windows_in_use(&self) -> Vec<Vec<f64>> {
+        (0..self.head.roi_count).map(|roi| self.windows.sorted(roi)).collect()
     }
 }

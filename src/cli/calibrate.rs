@@ -6,7 +6,7 @@ use anyhow::{Context, bail};
 use clap::Args;
 
 use super::{ConfigSource, Outcome, print_json};
-use crate::activity::{BaselineBlock, F0Settings};
+use crate::activity::{ActivitySettings, BaselineBlock, BaselineScratch, undo_fading};
 use crate::config::RigConfig;
 use crate::decode::Ensembles;
 use crate::journal::{JournalRecord, SessionFiles, calibration_of};
@@ -82,10 +82,15 @@ fn of_traces(path: &Path, config: &RigConfig) -> anyhow::Result<Calibration> {
     let trial_frames = config.trial_frames();
     let window = config.activity.f0_window_frames(trial_frames);
     let ensembles = Ensembles { plus: config.ensembles.plus.clone(), minus: config.ensembles.minus.clone() };
+    let settings = ActivitySettings::new(&config.activity, window);
+    let mut scratch = BaselineScratch::new(&settings, frames);
+    for row in f.chunks_exact_mut(frames.max(1)) {
+        undo_fading(row, &settings, &mut scratch);
+    }
     let block = BaselineBlock::new(&f, rois, frames, frames).context("the traces are empty")?;
     let input = CalibrationInput {
         block,
-        f0: F0Settings::new(&config.activity, window),
+        settings,
         floors: &[],
         ensembles: &ensembles,
         signal: config.decode.signal,
@@ -94,7 +99,7 @@ fn of_traces(path: &Path, config: &RigConfig) -> anyhow::Result<Calibration> {
     };
     let segments = config.calibration.segments as usize;
     let cells = ensembles.plus.len() + ensembles.minus.len();
-    let mut workspace = CalibrationWorkspace::new(frames, window, segments, cells);
+    let mut workspace = CalibrationWorkspace::new(&settings, frames, segments, cells);
     let mut calibration = Calibration::with_capacity(segments);
     calibrate(&input, &config.calibration, &mut workspace, &mut calibration)?;
     Ok(calibration)

@@ -13,13 +13,15 @@ pub enum Signal {
     Dff,
     /// dF/F in standard deviations of the baseline's dF/F.
     Z,
+    /// The rate: deconvolved dF/F, or spikes a second in voltage mode.
+    Rate,
 }
 
 /// What makes one number of the ROIs' activity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct DecodeConfig {
-    /// `dff` (the default) or `z`.
+    /// `dff` (the default), `z`, or `rate`, which needs `activity.deconvolution` or `activity.mode = "voltage"`.
     pub signal: Signal,
     /// Valid frames over which the cursor is averaged, 1 to 64. Default 3. The calibration uses the same length.
     pub smooth_frames: u32,

@@ -261,6 +261,13 @@ impl RigConfig {
         self.sample.validate("sample", &mut found);
         self.activity.validate("activity", &mut found);
         self.decode.validate("decode", &mut found);
+        if self.decode.signal == decode::Signal::Rate && !self.activity.has_rate() {
+            found.push(
+                "decode.signal: \"rate\" while there is none, expected activity.deconvolution = \"ar1\" or \"ar2\", \
+                 or activity.mode = \"voltage\""
+                    .to_owned(),
+            );
+        }
         self.calibration.validate("calibration", &mut found);
         self.outputs.validate("outputs", &mut found);
         self.synthetic.validate("synthetic", &mut found);

@@ -1,6 +1,6 @@
 //! Decode: from the ROIs' activity to one number, the cursor, and from the cursor to the grating.
 //!
-//! In, for each frame after the baseline: dF/F and z of each ROI, which ROIs are valid, and whether registration
+//! In, for each frame after the baseline: dF/F, z and rate of each ROI, which ROIs are valid, and whether registration
 //! trusts the frame. Out: `x(n)`, P+ minus P- ([`Ensembles::difference`]), and the cursor
 //! `z(n) = mean of x over the last 3 valid frames - range_low`, in the units of the chosen signal. Until there have
 //! been three frames, x(n) stands for the mean. Nothing restarts with a trial, and no baseline frame enters: the
@@ -130,10 +130,11 @@ impl Decoder {
     }
 
     /// One frame. The slices hold a value for each ROI; a missing one is invalid.
-    pub fn step(&mut self, dff: &[f64], z: &[f64], roi_valid: &[bool], frame_valid: bool) -> Decoded {
+    pub fn step(&mut self, dff: &[f64], z: &[f64], rate: &[f64], roi_valid: &[bool], frame_valid: bool) -> Decoded {
         let values = match self.signal {
             Signal::Dff => dff,
             Signal::Z => z,
+            Signal::Rate => rate,
         };
         let state = &mut self.state;
         state.held.valid = false;
@@ -209,7 +210,7 @@ mod tests {
     }
 
     fn step(decoder: &mut Decoder, x: f64) -> Decoded {
-        decoder.step(&[x, 0.0], &[], &[true, true], true)
+        decoder.step(&[x, 0.0], &[], &[], &[true, true], true)
     }
 
     #[test]
@@ -239,7 +240,7 @@ mod tests {
         for x in [3.0, 6.0, 9.0] {
             step(&mut d, x);
         }
-        let held = d.step(&[1e9, 0.0], &[], &[true, true], false);
+        let held = d.step(&[1e9, 0.0], &[], &[], &[true, true], false);
         assert_eq!(held, Decoded { valid: false, x: 9.0, cursor: 6.0 });
         assert_eq!(step(&mut d, 0.0).cursor, 5.0, "the doubted frame is not among the last 3");
     }
@@ -250,27 +251,30 @@ mod tests {
         d.begin(0.0);
         step(&mut d, 4.0);
         let held = Decoded { valid: false, x: 4.0, cursor: 4.0 };
-        assert_eq!(d.step(&[1.0, 1.0], &[], &[true, false], true), held);
-        assert_eq!(d.step(&[f64::NAN, 1.0], &[], &[true, true], true), held);
-        assert_eq!(d.step(&[], &[], &[], true), held);
+        assert_eq!(d.step(&[1.0, 1.0], &[], &[], &[true, false], true), held);
+        assert_eq!(d.step(&[f64::NAN, 1.0], &[], &[], &[true, true], true), held);
+        assert_eq!(d.step(&[], &[], &[], &[], true), held);
     }
 
     #[test]
-    fn the_signal_is_dff_or_z() {
+    fn the_signal_is_dff_or_z_or_the_rate() {
         let config = DecodeConfig { signal: Signal::Z, ..Default::default() };
         let mut d = Decoder::new(&config, &Ensembles { plus: vec![1], minus: vec![] }, 2).unwrap();
-        assert_eq!(d.step(&[1.0, 2.0], &[3.0, 4.0], &[true, true], true).x, 4.0);
+        assert_eq!(d.step(&[1.0, 2.0], &[3.0, 4.0], &[5.0, 6.0], &[true, true], true).x, 4.0);
         assert_eq!(d.signal(), Signal::Z);
+        let config = DecodeConfig { signal: Signal::Rate, ..config };
+        let mut d = Decoder::new(&config, &Ensembles { plus: vec![1], minus: vec![] }, 2).unwrap();
+        assert_eq!(d.step(&[1.0, 2.0], &[3.0, 4.0], &[5.0, 6.0], &[true, true], true).x, 6.0);
     }
 
     #[test]
     fn ensembles_can_be_replaced_between_baseline_and_task() {
         let mut d = Decoder::new(&DecodeConfig::default(), &Ensembles::default(), 3).unwrap();
-        assert!(!d.step(&[1.0, 2.0, 4.0], &[], &[true; 3], true).valid, "no ensembles, no cursor");
+        assert!(!d.step(&[1.0, 2.0, 4.0], &[], &[], &[true; 3], true).valid, "no ensembles, no cursor");
         let new = Ensembles { plus: vec![2], minus: vec![0, 1] };
         d.set_ensembles(&new).unwrap();
         assert_eq!(d.ensembles(), &new);
-        assert_eq!(d.step(&[1.0, 2.0, 4.0], &[], &[true; 3], true).x, 2.5);
+        assert_eq!(d.step(&[1.0, 2.0, 4.0], &[], &[], &[true; 3], true).x, 2.5);
         let bad = Ensembles { plus: vec![3], minus: vec![] };
         assert!(d.set_ensembles(&bad).is_err());
         assert_eq!(d.ensembles(), &new, "refused ones change nothing");
@@ -287,7 +291,7 @@ mod tests {
             assert_eq!(two.load(&bytes).unwrap(), bytes.len());
             let x = f64::from(frame * 37 % 11) * 0.1;
             let (a, b) = if frame % 4 == 3 {
-                (one.step(&[], &[], &[], false), two.step(&[], &[], &[], false))
+                (one.step(&[], &[], &[], &[], false), two.step(&[], &[], &[], &[], false))
             } else {
                 (step(&mut one, x), step(&mut two, x))
             };

@@ -58,7 +58,7 @@ impl Engine {
         }
         let input = CalibrationInput {
             block: self.activity.baseline(),
-            f0: self.activity.f0_settings(),
+            settings: self.activity.settings(),
             floors: self.activity.floors(),
             ensembles: self.decoder.ensembles(),
             signal: self.decoder.signal(),

@@ -253,7 +253,7 @@ pub struct Decision {
     pub offset: Option<TemplateOffset>,
     /// The detector's offset in force, in counts.
     pub detector_offset_counts: f64,
-    /// F of each ROI, in counts; empty on inputs that are no frames, as are the next four.
+    /// F of each ROI, in counts; empty on inputs that are no frames, as are the next six.
     pub f: Vec<f64>,
     /// Neuropil of each ROI, in counts; empty where none is measured.
     pub f_neuropil: Vec<f64>,
@@ -263,6 +263,8 @@ pub struct Decision {
     pub dff: Vec<f64>,
     /// z-score of each ROI's dF/F against the baseline.
     pub z: Vec<f64>,
+    /// Rate of each ROI: deconvolved dF/F a frame, or spikes a second; empty where the configuration asks for neither.
+    pub rate: Vec<f64>,
     /// Whether each ROI's F0 stands above the floor.
     pub roi_valid: Vec<bool>,
     /// P+ minus P-; NaN where there is none.
@@ -314,6 +316,7 @@ impl Decision {
             f0: Vec::with_capacity(roi_count),
             dff: Vec::with_capacity(roi_count),
             z: Vec::with_capacity(roi_count),
+            rate: Vec::with_capacity(roi_count),
             roi_valid: Vec::with_capacity(roi_count),
             x: f64::NAN,
             cursor: f64::NAN,
@@ -345,25 +348,28 @@ impl Decision {
             std::mem::take(&mut self.f0),
             std::mem::take(&mut self.dff),
             std::mem::take(&mut self.z),
+            std::mem::take(&mut self.rate),
             std::mem::take(&mut self.roi_valid),
         );
-        let empty = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let empty = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         *self = Decision {
             f: empty.0,
             f_neuropil: empty.1,
             f0: empty.2,
             dff: empty.3,
             z: empty.4,
-            roi_valid: empty.5,
+            rate: empty.5,
+            roi_valid: empty.6,
             calibration: Calibration::default(),
             ..*from
         };
-        (self.f, self.f_neuropil, self.f0, self.dff, self.z, self.roi_valid) = lists;
+        (self.f, self.f_neuropil, self.f0, self.dff, self.z, self.rate, self.roi_valid) = lists;
         fill(&mut self.f, &from.f);
         fill(&mut self.f_neuropil, &from.f_neuropil);
         fill(&mut self.f0, &from.f0);
         fill(&mut self.dff, &from.dff);
         fill(&mut self.z, &from.z);
+        fill(&mut self.rate, &from.rate);
         fill(&mut self.roi_valid, &from.roi_valid);
         self.calibration = calibration;
         if from.calibrated {

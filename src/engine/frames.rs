@@ -129,6 +129,7 @@ impl Engine {
     /// Frames that never came: they count towards the trial's length, and decide nothing.
     fn missing(&mut self, first_index: u64, count: u64) {
         self.event(EventKind::FramesSkipped, first_index, count as f64);
+        self.activity.skip(count);
         if self.state.phase == Phase::Task {
             let output = self.task.missed(u32::try_from(count).unwrap_or(u32::MAX).min(1_000_000));
             self.take_task(&output);
@@ -148,13 +149,14 @@ impl Engine {
         self.decision.f0.extend_from_slice(activity.f0);
         self.decision.dff.extend_from_slice(activity.dff);
         self.decision.z.extend_from_slice(activity.z);
+        self.decision.rate.extend_from_slice(activity.rate);
         self.decision.roi_valid.extend_from_slice(activity.valid);
         probe.mark(Stage::Activity);
         let after_baseline = self.state.baseline_complete && self.state.phase != Phase::Baseline;
         let mut held = doubted;
         if after_baseline {
             let d = &self.decision;
-            let decoded = self.decoder.step(&d.dff, &d.z, &d.roi_valid, !doubted);
+            let decoded = self.decoder.step(&d.dff, &d.z, &d.rate, &d.roi_valid, !doubted);
             held |= !decoded.valid;
             self.decision.x = if self.decoder.ensembles().plus.is_empty() { f64::NAN } else { decoded.x };
             if self.state.range.is_some() {

@@ -211,6 +211,7 @@ impl Engine {
         let baseline = config.baseline.frames as usize;
         let mut activity = Activity::new(&config.activity, roi_count, window, baseline)
             .with_neuropil(config.sample.neuropil_coefficient);
+        let settings = activity.settings();
         let (offset, estimate_offset) = detector_offset(config, stream);
         activity.set_detector_offset(offset);
         let task_config = config.task.clone().unwrap_or_default();
@@ -234,7 +235,7 @@ impl Engine {
             decoder: Decoder::new(&config.decode, &configured, roi_count)?,
             feedback: Feedback::new(&task_config),
             task: Task::new(&task_config),
-            workspace: CalibrationWorkspace::new(baseline, window, segments, 2 * ENSEMBLE_MAX),
+            workspace: CalibrationWorkspace::new(&settings, baseline, segments, 2 * ENSEMBLE_MAX),
             calibration_config: config.calibration.clone(),
             trial_frames,
             state: State::new(segment, roi_count, segments),
@@ -355,7 +356,7 @@ impl Engine {
         d.verdict = FrameVerdict::None;
         d.has_pixels = false;
         d.registration = crate::register::Registration::none();
-        for list in [&mut d.f, &mut d.f_neuropil, &mut d.f0, &mut d.dff, &mut d.z] {
+        for list in [&mut d.f, &mut d.f_neuropil, &mut d.f0, &mut d.dff, &mut d.z, &mut d.rate] {
             list.clear();
         }
         d.roi_valid.clear();

@@ -142,7 +142,8 @@ impl Engine {
         let mut bytes = Vec::new();
         self.save(&mut bytes);
         let pixels = StreamShape::geometry(&self.stream).map_or(0, Geometry::count);
-        // A template and its accumulators come on top of an empty engine's state: 4 + 4 + 8 + 4 bytes a pixel.
-        2 * bytes.len() + 24 * pixels + (1 << 20)
+        // A template and its accumulators come on top of an empty engine's state, 4 + 4 + 8 + 4 bytes a pixel, and the
+        // history of each ROI.
+        2 * bytes.len() + 24 * pixels + self.activity.state_bytes_max() + (1 << 20)
     }
 }

@@ -5,7 +5,7 @@
 //!   row without numbers, so that no index is missing. A skipped frame's state is that of the decision on the skip;
 //!   where numbers jumped it is the state before the jump: what the trial did between is in `events.csv`.
 //! - `activity.csv`: the same rows, with F, neuropil, F0 (detector counts), dF/F (a ratio) and z (standard deviations)
-//!   of every ROI.
+//!   of every ROI, and its rate (a ratio a frame, or spikes a second) where the session's configuration has one.
 //! - `events.csv`: what happened, in order.
 //!
 //! Where a session went on after a crash, a last column says the segment, since frames may be numbered anew in each.
@@ -51,7 +51,8 @@ pub struct Written {
 /// the damage.
 pub fn write_tables(directory: &Path, out: &Path) -> Result<Written, ExportError> {
     let files = SessionFiles::open(directory)?;
-    let mut tables = Tables::create(out, roi_count(&files.head()?), files.segments.len() > 1)?;
+    let head = files.head()?;
+    let mut tables = Tables::create(out, roi_count(&head), has_rate(&head), files.segments.len() > 1)?;
     // The reader goes to the end whatever becomes of the tables; the first failure to write is the one that is told.
     let mut failure = None;
     let read = files.read(|record| {
@@ -80,6 +81,12 @@ pub(super) fn roi_count(head: &v1::SessionHead) -> usize {
     }
 }
 
+/// Whether the ROIs of a session have a rate.
+fn has_rate(head: &v1::SessionHead) -> bool {
+    // A configuration that this version cannot read asked for none that it could write.
+    crate::config::load_text(&head.config_toml, &[]).is_ok_and(|config| config.activity.has_rate())
+}
+
 /// Whether this input was a frame on which there is a decision.
 pub(super) fn is_decided(input: &v1::InputRecord, decision: &v1::DecisionRecord) -> bool {
     matches!(input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues)
@@ -95,6 +102,11 @@ pub(super) fn intends_reward(decision: &v1::DecisionRecord) -> bool {
 pub(super) fn latency_us(timing: &v1::TimingRecord) -> Option<f64> {
     let waited_ns = timing.decided_host_ns.saturating_sub(timing.received_host_ns);
     (timing.received_host_ns != 0).then_some(waited_ns as f64 / 1e3)
+}
+
+/// Columns of each ROI in `activity.csv`.
+fn columns(has_rate: bool) -> usize {
+    if has_rate { 6 } else { 5 }
 }
 
 /// One file with its rows.
@@ -128,6 +140,7 @@ struct Tables {
     activity: Table,
     events: Table,
     roi_count: usize,
+    has_rate: bool,
     input: Option<v1::InputRecord>,
     /// A decided frame that waits for its time stamps.
     decided: Option<Box<v1::DecisionRecord>>,
@@ -139,11 +152,11 @@ struct Tables {
 }
 
 impl Tables {
-    fn create(out: &Path, roi_count: usize, several: bool) -> Result<Self, ExportError> {
+    fn create(out: &Path, roi_count: usize, has_rate: bool, several: bool) -> Result<Self, ExportError> {
         std::fs::create_dir_all(out).map_err(ExportError::io(out))?;
         let mut activity = "frame".to_owned();
         for id in 0..roi_count {
-            for column in ["F", "Fneu", "f0", "dff", "z"] {
+            for column in ["F", "Fneu", "f0", "dff", "z", "rate"].iter().take(columns(has_rate)) {
                 activity += &format!(",{column}_{id}");
             }
         }
@@ -154,6 +167,7 @@ impl Tables {
             events: Table::create(out.join("events.csv"), &format!("{EVENTS_HEADER}{segment}"))?,
             segment: several.then_some(0),
             roi_count,
+            has_rate,
             input: None,
             decided: None,
             state: v1::TrialState::Idle,
@@ -216,7 +230,7 @@ impl Tables {
             self.frames.row(&self.line)?;
             self.line.clear();
             integer(&mut self.line, frame);
-            self.line.extend(std::iter::repeat_n(',', 5 * self.roi_count));
+            self.line.extend(std::iter::repeat_n(',', columns(self.has_rate) * self.roi_count));
             end(&mut self.line, self.segment);
             self.activity.row(&self.line)?;
         }
@@ -245,9 +259,9 @@ impl Tables {
         self.frames.row(line)?;
         line.clear();
         integer(line, d.frame_index);
-        let columns = [&d.f_counts, &d.f_neuropil_counts, &d.f0_counts, &d.dff, &d.z];
+        let lists = [&d.f_counts, &d.f_neuropil_counts, &d.f0_counts, &d.dff, &d.z, &d.rate];
         for roi in 0..self.roi_count {
-            for values in columns {
+            for values in lists.into_iter().take(columns(self.has_rate)) {
                 field(line, values.get(roi).copied().unwrap_or(f64::NAN));
             }
         }
@@ -359,7 +373,7 @@ mod tests {
 
     fn written(records: impl IntoIterator<Item = JournalRecord>) -> (String, String) {
         let out = tempfile::tempdir().unwrap();
-        let mut tables = Tables::create(out.path(), 2, false).unwrap();
+        let mut tables = Tables::create(out.path(), 2, false, false).unwrap();
         records.into_iter().for_each(|record| tables.take(record).unwrap());
         tables.finish().unwrap();
         let text = |name: &str| std::fs::read_to_string(out.path().join(name)).unwrap();
@@ -378,6 +392,19 @@ mod tests {
         let mut lines = activity.lines();
         assert_eq!(lines.next(), Some("frame,F_0,Fneu_0,f0_0,dff_0,z_0,F_1,Fneu_1,f0_1,dff_1,z_1"));
         assert_eq!(lines.next(), Some("7,200,,100,1,,0.5,,,,"));
+    }
+
+    #[test]
+    fn the_rate_has_its_column_where_the_session_has_one() {
+        let out = tempfile::tempdir().unwrap();
+        let mut tables = Tables::create(out.path(), 2, false, false).unwrap();
+        let rated = v1::DecisionRecord { rate: vec![0.25, f64::NAN], ..frame(7) };
+        step(0, v1::InputKind::Frame, rated, 5).into_iter().for_each(|record| tables.take(record).unwrap());
+        tables.finish().unwrap();
+        let activity = std::fs::read_to_string(out.path().join("activity.csv")).unwrap();
+        let mut lines = activity.lines();
+        let head = "frame,F_0,Fneu_0,f0_0,dff_0,z_0,rate_0,F_1,Fneu_1,f0_1,dff_1,z_1,rate_1";
+        assert_eq!((lines.next(), lines.next()), (Some(head), Some("7,200,,100,1,,0.25,0.5,,,,,")));
     }
 
     #[test]

@@ -128,6 +128,7 @@ fn decision_record(d: &Decision) -> v1::DecisionRecord {
         f0_counts: d.f0.clone(),
         dff: d.dff.clone(),
         z: d.z.clone(),
+        rate: d.rate.clone(),
         roi_valid: d.roi_valid.clone(),
         x: d.x,
         cursor: d.cursor,

@@ -159,6 +159,7 @@ fn activity_of(step: &Published, wanted: &[u32]) -> Result<SubscribeActivityResp
         f0_counts: pick(&d.f0_counts),
         dff: pick(&d.dff),
         z: pick(&d.z),
+        rate: pick(&d.rate),
         dy_px: pixels(d.dy_px),
         dx_px: pixels(d.dx_px),
         score: pixels(d.score),

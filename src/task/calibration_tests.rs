@@ -1,8 +1,8 @@
 //! Tests of the calibration.
 
 use super::*;
-use crate::activity::Activity;
-use crate::config::activity::{ActivityConfig, F0Mode};
+use crate::activity::{Activity, mean_sd};
+use crate::config::activity::{ActivityConfig, ActivityMode, Bleaching, Deconvolution, F0Mode, Smoothing, ZStatistics};
 use crate::config::decode::DecodeConfig;
 use crate::decode::Decoder;
 use proptest::prelude::*;
@@ -33,7 +33,7 @@ fn input<'a>(values: &'a [f64], ensembles: &'a Ensembles) -> CalibrationInput<'a
     let config = activity();
     CalibrationInput {
         block: BaselineBlock::new(values, ROIS, values.len() / ROIS, values.len() / ROIS).unwrap(),
-        f0: F0Settings::new(&config, config.f0_window_frames(TRIAL_FRAMES)),
+        settings: ActivitySettings::new(&config, config.f0_window_frames(TRIAL_FRAMES)),
         floors: &[],
         ensembles,
         signal: Signal::Dff,
@@ -42,8 +42,12 @@ fn input<'a>(values: &'a [f64], ensembles: &'a Ensembles) -> CalibrationInput<'a
     }
 }
 
+fn settings() -> ActivitySettings {
+    ActivitySettings::new(&activity(), 160)
+}
+
 fn run(input: &CalibrationInput<'_>, config: &CalibrationConfig) -> Result<Calibration, CalibrationError> {
-    let mut workspace = CalibrationWorkspace::new(FRAMES, 160, 200, 8);
+    let mut workspace = CalibrationWorkspace::new(&settings(), FRAMES, 200, 8);
     let mut out = Calibration::with_capacity(200);
     calibrate(input, config, &mut workspace, &mut out).map(|()| out)
 }
@@ -84,7 +88,7 @@ fn the_calibration_is_that_of_the_definition() {
     let values = traces();
     for ensembles in [two(), Ensembles { plus: vec![1, 3], minus: vec![] }] {
         let input = input(&values, &ensembles);
-        let mut workspace = CalibrationWorkspace::new(FRAMES, 160, 200, 8);
+        let mut workspace = CalibrationWorkspace::new(&settings(), FRAMES, 200, 8);
         let mut out = Calibration::default();
         calibrate(&input, &CalibrationConfig::default(), &mut workspace, &mut out).unwrap();
         let (low, threshold, fraction, mean, sd) = slow(workspace.x(), &out.segment_starts);
@@ -98,30 +102,63 @@ fn the_calibration_is_that_of_the_definition() {
     }
 }
 
+/// The configurations in which the signal of the cursor is made in another way.
+fn ways() -> Vec<(Signal, ActivityConfig)> {
+    let with = |change: fn(&mut ActivityConfig)| {
+        let mut config = activity();
+        change(&mut config);
+        config
+    };
+    vec![
+        (Signal::Dff, activity()),
+        (Signal::Z, activity()),
+        (Signal::Z, with(|c| c.z_statistics = ZStatistics::Robust)),
+        (Signal::Dff, with(|c| (c.f0_mode, c.f0_tau_s) = (F0Mode::Exponential, 3.0))),
+        (Signal::Z, with(|c| (c.f0_mode, c.smoothing) = (F0Mode::Robust, Smoothing::Boxcar))),
+        (Signal::Z, with(|c| (c.f0_mode, c.smoothing) = (F0Mode::Baseline, Smoothing::Exponential))),
+        (Signal::Dff, with(|c| c.bleaching = Bleaching::Exponential)),
+        (Signal::Rate, with(|c| (c.deconvolution, c.decay_s) = (Deconvolution::Ar1, Some(0.5)))),
+        (Signal::Rate, with(|c| (c.deconvolution, c.deconvolution_lag_frames) = (Deconvolution::Ar1, 4))),
+        (Signal::Rate, with(|c| (c.deconvolution, c.smoothing) = (Deconvolution::Ar2, Smoothing::Boxcar))),
+        (
+            Signal::Rate,
+            with(|c| (c.mode, c.frame_rate_hz, c.voltage.threshold_sd) = (ActivityMode::Voltage, 500.0, 1.2)),
+        ),
+    ]
+}
+
 #[test]
 fn x_is_what_the_task_computes_when_the_baseline_is_shown_again() {
     let values = traces();
-    for signal in [Signal::Dff, Signal::Z] {
+    for (signal, config) in ways() {
         let decode = DecodeConfig { signal, smooth_frames: 1 };
         let ensembles = Ensembles { plus: vec![0, 2], minus: vec![1, 3] };
         let mut decoder = Decoder::new(&decode, &ensembles, ROIS).unwrap();
-        let mut activity = Activity::new(&activity(), ROIS, 160, FRAMES);
+        let mut activity = Activity::new(&config, ROIS, 160, FRAMES);
         let frame = |at: usize| -> Vec<f64> { (0..ROIS).map(|roi| values[roi * FRAMES + at]).collect() };
         for at in 0..FRAMES {
             activity.step(&frame(at), &[], true);
         }
         activity.end_baseline();
-        let mut workspace = CalibrationWorkspace::new(FRAMES, 160, 200, 8);
+        let mut workspace = CalibrationWorkspace::new(&activity.settings(), FRAMES, 200, 8);
         let mut out = Calibration::default();
         let ensembles = two();
-        let input = CalibrationInput { signal, block: activity.baseline(), ..input(&values, &ensembles) };
-        calibrate(&input, &CalibrationConfig::default(), &mut workspace, &mut out).unwrap();
+        let settings = activity.settings();
+        let input = CalibrationInput { signal, settings, block: activity.baseline(), ..input(&values, &ensembles) };
+        // What the threshold is, and whether there is one, is another matter.
+        let _ = calibrate(&input, &CalibrationConfig::default(), &mut workspace, &mut out);
+        let (x, block) = (workspace.x().to_vec(), activity.baseline());
+        let shown: Vec<Vec<f64>> =
+            (0..FRAMES).map(|at| (0..ROIS).map(|roi| block.row(roi).unwrap()[at]).collect()).collect();
+        // The block has fading taken out already; its frames are shown as they are.
+        activity.forget_fading();
         decoder.begin(0.0);
-        for at in 0..FRAMES {
-            let out = activity.step(&frame(at), &[], true);
-            let x = decoder.step(out.dff, out.z, out.valid, true).x;
-            assert_eq!(x.to_bits(), workspace.x()[at].to_bits(), "{signal:?}, frame {at}");
+        for (at, expected) in x.iter().enumerate() {
+            let out = activity.step(&shown[at], &[], true);
+            let x = decoder.step(out.dff, out.z, out.rate, out.valid, true).x;
+            assert_eq!(x.to_bits(), expected.to_bits(), "{signal:?}, frame {at}, {config:?}");
         }
+        assert!(x.iter().any(|&x| x != 0.0), "{signal:?}: nothing happened, {config:?}");
     }
 }
 
@@ -209,7 +246,7 @@ fn an_error_leaves_the_result_alone() {
     let ensembles = two();
     let mut out = run(&input(&values, &ensembles), &CalibrationConfig::default()).unwrap();
     let before = out.clone();
-    let mut small = CalibrationWorkspace::new(FRAMES, 160, 199, 8);
+    let mut small = CalibrationWorkspace::new(&settings(), FRAMES, 199, 8);
     let error = calibrate(&input(&values, &ensembles), &CalibrationConfig::default(), &mut small, &mut out);
     assert_eq!(error, Err(CalibrationError::Workspace { what: "segments", got: 199, expected: 200 }));
     let zero = CalibrationInput { trial_frames: 0, ..input(&values, &ensembles) };
@@ -236,7 +273,7 @@ fn the_mode_baseline_and_a_trial_longer_than_the_baseline_work() {
     let values = traces();
     let ensembles = two();
     let mut input = input(&values, &ensembles);
-    input.f0.mode = F0Mode::Baseline;
+    input.settings.mode = F0Mode::Baseline;
     input.trial_frames = 2 * FRAMES as u32 + 10;
     let out = run(&input, &CalibrationConfig { target_fraction: 0.0, ..Default::default() }).unwrap();
     assert_eq!(out.chance_fraction, 0.0, "all segments see the whole baseline, so only a fraction of 0 is possible");

@@ -56,6 +56,7 @@ pub(super) const FIELDS: &[Field] = &[
     numbers(Stage::Activity, "f0_counts", |f| &f.decision.f0_counts),
     numbers(Stage::Activity, "dff", |f| &f.decision.dff),
     numbers(Stage::Activity, "z", |f| &f.decision.z),
+    numbers(Stage::Activity, "rate", |f| &f.decision.rate),
     Field { stage: Stage::Activity, name: "roi_valid", of: Of::Flags(|f| &f.decision.roi_valid) },
     number(Stage::Decode, "threshold", |f| f.threshold),
     number(Stage::Decode, "range_low", |f| f.range_low),
