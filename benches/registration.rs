@@ -251,7 +251,7 @@ fn preview() {
     for k in 0..400 {
         let shift = (0.37 + 0.01 * f64::from(k), -1.61);
         let watch = Watch::start();
-        let moved = std::hint::black_box(resample(std::hint::black_box(&image), shift.0, shift.1));
+        let moved = std::hint::black_box(resample(std::hint::black_box(&image), shift.0, shift.1, 0.0));
         took_us.push(watch.read());
         drop(moved);
     }
