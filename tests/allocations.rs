@@ -41,7 +41,13 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn ten_thousand_frames_allocate_nothing() {
-    let config = config(&["limits.min_interval_ms=10.0"]);
+    for phase in ["\"off\"", "\"estimate\""] {
+        ten_thousand_frames(&format!("register.bidirectional_phase={phase}"));
+    }
+}
+
+fn ten_thousand_frames(more: &str) {
+    let config = config(&["limits.min_interval_ms=10.0", more]);
     let distinct = 600;
     let (rois, slots) = frames(&config, distinct);
     let driver = driver(&config, &rois);

@@ -101,7 +101,7 @@ async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Im
     while let Ok(step) = steps.try_recv() {
         if step.input.kind() == v1::InputKind::Frame && step.input.frame_index == meta.index {
             let d = &step.decision;
-            return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, 0.0)));
+            return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, d.odd_lines_px)));
         }
     }
     Err(Status::unavailable("the frame's decision passed unseen; ask again"))
