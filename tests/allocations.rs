@@ -41,8 +41,14 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn ten_thousand_frames_allocate_nothing() {
-    let config =
-        config(&["limits.min_interval_ms=10.0", "activity.deconvolution=ar2", "activity.deconvolution_lag_frames=2"]);
+    for phase in ["\"off\"", "\"estimate\""] {
+        ten_thousand_frames(&format!("register.bidirectional_phase={phase}"));
+    }
+}
+
+fn ten_thousand_frames(more: &str) {
+    let deconvolution = ["activity.deconvolution=ar2", "activity.deconvolution_lag_frames=2"];
+    let config = config(&["limits.min_interval_ms=10.0", deconvolution[0], deconvolution[1], more]);
     let distinct = 600;
     let (rois, slots) = frames(&config, distinct);
     let driver = driver(&config, &rois);

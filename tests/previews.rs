@@ -67,7 +67,7 @@ async fn a_preview_is_the_frame_that_came_or_its_pixels_on_the_template() {
     let [last, registered] = &shown[..] else { panic!("two were asked for") };
     assert_eq!(last.values_counts, image(&slots[last.frame_index as usize]).values);
     let (dy_px, dx_px) = shifts[&registered.frame_index];
-    let expected = resample(&image(&slots[registered.frame_index as usize]), dy_px, dx_px);
+    let expected = resample(&image(&slots[registered.frame_index as usize]), dy_px, dx_px, 0.0);
     assert_eq!(registered.values_counts, expected.values);
     service.end().await;
 }

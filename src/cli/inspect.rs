@@ -210,7 +210,8 @@ fn baselines(page: &mut Page, s: &Segment) {
                 format!("; template {dy:+.2}, {dx:+.2} px, score {score:.2}{sure}")
             });
             let (frames, detector) = (b.good_frames, b.detector_offset_counts);
-            format!("{frames} good frames, to frame {last}{template}; detector {detector:.1}")
+            let odd = b.odd_lines_px.map_or(String::new(), |px| format!("; odd lines {px:+.2} px"));
+            format!("{frames} good frames, to frame {last}{template}{odd}; detector {detector:.1}")
         }
     });
     page.list("threshold", &s.thresholds, |t| {

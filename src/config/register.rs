@@ -2,6 +2,58 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Largest phase of odd lines, in pixels.
+const PHASE_MAX_PX: f64 = 8.0;
+
+/// What is known of bidirectional scanning: a word, or the phase in pixels.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"off\", \"estimate\", or pixels")]
+pub enum BidirectionalPhase {
+    /// A word.
+    Word(PhaseWord),
+    /// By how many columns the content of odd lines (1, 3, ..) lies to the right of the even lines', -8 to 8.
+    Px(f64),
+}
+
+/// The words of [`BidirectionalPhase`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PhaseWord {
+    /// All lines are read alike.
+    Off,
+    /// The baseline's template tells.
+    Estimate,
+}
+
+impl BidirectionalPhase {
+    /// Whether odd lines may be read elsewhere than even ones.
+    pub fn is_on(self) -> bool {
+        self != BidirectionalPhase::Word(PhaseWord::Off)
+    }
+
+    /// Whether the baseline tells.
+    pub fn is_estimated(self) -> bool {
+        self == BidirectionalPhase::Word(PhaseWord::Estimate)
+    }
+
+    /// Pixels, where they are given.
+    pub fn px(self) -> Option<f64> {
+        match self {
+            BidirectionalPhase::Px(px) => Some(px),
+            BidirectionalPhase::Word(_) => None,
+        }
+    }
+
+    /// Largest phase that there may be, in pixels.
+    pub fn largest_px(self) -> f64 {
+        match self {
+            BidirectionalPhase::Px(px) => px.abs(),
+            BidirectionalPhase::Word(PhaseWord::Estimate) => PHASE_MAX_PX,
+            BidirectionalPhase::Word(PhaseWord::Off) => 0.0,
+        }
+    }
+}
+
 /// Configuration of the rigid registration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
@@ -26,6 +78,10 @@ pub struct RegisterConfig {
     pub min_template_frames: u32,
     /// Below this score the template's offset to the reference image is not trusted, 0 to 1.
     pub min_reference_score: f64,
+    /// Bidirectional scanning: by how many columns the content of odd lines (1, 3, ..) lies to the right of where even
+    /// lines show it. `"off"`: not at all. `"estimate"`: the baseline tells. Or pixels, -8 to 8. Registration and masks
+    /// read odd lines there; frames are not resampled.
+    pub bidirectional_phase: BidirectionalPhase,
     /// Use the processor's vector instructions where it has them. The results are the same bits either way.
     pub simd: bool,
 }
@@ -42,6 +98,7 @@ impl Default for RegisterConfig {
             saturated_fraction: 0.05,
             min_template_frames: 100,
             min_reference_score: 0.3,
+            bidirectional_phase: BidirectionalPhase::Word(PhaseWord::Off),
             simd: true,
         }
     }
@@ -61,6 +118,19 @@ impl RegisterConfig {
         range("max_shift_fraction", self.max_shift_fraction, 0.01, 0.25);
         range("min_template_frames", f64::from(self.min_template_frames), 1.0, 65_535.0);
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
+        let phase = self.bidirectional_phase;
+        if phase.px().is_some_and(|px| !(-PHASE_MAX_PX..=PHASE_MAX_PX).contains(&px)) {
+            let px = phase.px().unwrap_or_default();
+            violations.push(format!(
+                "{section}.bidirectional_phase: {px}, expected \"off\", \"estimate\", or -8 to 8 pixels"
+            ));
+        }
+        if phase.is_estimated() && !self.enabled {
+            violations.push(format!(
+                "{section}.bidirectional_phase: \"estimate\" without registration, expected pixels, \"off\", or \
+                 {section}.enabled = true"
+            ));
+        }
         if self.max_jump_px.is_nan() || self.max_jump_px <= 0.0 {
             violations.push(format!("{section}.max_jump_px: {}, expected more than 0", self.max_jump_px));
         }
@@ -93,11 +163,29 @@ mod tests {
             saturated_fraction: 2.0,
             min_template_frames: 0,
             min_reference_score: 7.0,
+            bidirectional_phase: BidirectionalPhase::Px(-9.0),
             ..RegisterConfig::default()
         };
         let mut violations = Vec::new();
         config.validate("register", &mut violations);
-        assert_eq!(violations.len(), 8);
+        assert_eq!(violations.len(), 9);
         assert!(violations.contains(&"register.min_score: -1, expected 0 to 1".to_string()));
+    }
+    #[test]
+    fn the_phase_of_odd_lines_is_a_word_or_pixels() {
+        let read = |value: &str| toml::from_str::<RegisterConfig>(&format!("bidirectional_phase = {value}"));
+        let phase = |value: &str| read(value).map(|config| config.bidirectional_phase).map_err(|e| e.to_string());
+        assert_eq!(phase("\"off\""), Ok(RegisterConfig::default().bidirectional_phase));
+        assert_eq!(phase("\"estimate\""), Ok(BidirectionalPhase::Word(PhaseWord::Estimate)));
+        assert_eq!(phase("-1.5"), Ok(BidirectionalPhase::Px(-1.5)));
+        assert_eq!(phase("2"), Ok(BidirectionalPhase::Px(2.0)));
+        assert!(phase("\"on\"").is_err_and(|e| e.contains("expected \"off\", \"estimate\", or pixels")));
+        let config = read("0.75").expect("pixels");
+        let written = toml::to_string(&config).expect("it can be written");
+        assert_eq!(toml::from_str::<RegisterConfig>(&written).expect("and read"), config);
+        let alone = RegisterConfig { enabled: false, ..read("\"estimate\"").expect("a word") };
+        let mut violations = Vec::new();
+        alone.validate("register", &mut violations);
+        assert!(violations.len() == 1 && violations[0].starts_with("register.bidirectional_phase: \"estimate\""));
     }
 }

@@ -251,6 +251,9 @@ pub struct Decision {
     pub template_frozen: bool,
     /// Where the template lies against the reference image.
     pub offset: Option<TemplateOffset>,
+    /// By how many columns the content of odd lines lies to the right of the even lines', in pixels; 0 while
+    /// `register.bidirectional_phase` is off.
+    pub odd_lines_px: f64,
     /// The detector's offset in force, in counts.
     pub detector_offset_counts: f64,
     /// F of each ROI, in counts; empty on inputs that are no frames, as are the next six.
@@ -310,6 +313,7 @@ impl Decision {
             registration: Registration::none(),
             template_frozen: false,
             offset: None,
+            odd_lines_px: 0.0,
             detector_offset_counts: 0.0,
             f: Vec::with_capacity(roi_count),
             f_neuropil: Vec::with_capacity(roi_count),

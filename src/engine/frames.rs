@@ -35,7 +35,8 @@ impl Engine {
             Some(o) if o.trusted => (o.dy_px + registration.dy_px, o.dx_px + registration.dx_px),
             _ => (registration.dy_px, registration.dx_px),
         };
-        path.sampler.step(&view, dy, dx, &mut path.samples);
+        self.odd_lines_px = path.rigid.odd_lines_px();
+        path.sampler.step_lines(&view, (dy, dx), self.odd_lines_px, &mut path.samples);
         self.decision.f.extend_from_slice(&path.samples.f);
         if path.has_neuropil {
             self.decision.f_neuropil.extend_from_slice(&path.samples.f_neuropil);
@@ -57,6 +58,7 @@ impl Engine {
         self.decision.f.extend_from_slice(sampled.f);
         self.decision.f_neuropil.extend_from_slice(sampled.f_neuropil);
         self.state.offset = sampled.offset;
+        self.odd_lines_px = sampled.odd_lines_px;
         self.decision.has_pixels = true;
         self.decide(&sampled.registration, Some(sampled), probe);
     }
@@ -242,6 +244,7 @@ impl Engine {
             (None, Some(path)) => {
                 template = path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled();
                 self.state.offset = path.rigid.offset();
+                self.odd_lines_px = path.rigid.odd_lines_px();
                 if self.estimate_offset {
                     let offset = estimate_detector_offset(&path.histogram[..HISTOGRAM_BINS]);
                     let bias = StreamShape::bias(&self.stream);
@@ -273,6 +276,7 @@ impl Engine {
         if let Some(path) = &mut self.pixels {
             path.rigid.begin_baseline();
             path.histogram.fill(0);
+            self.odd_lines_px = path.rigid.odd_lines_px();
         }
         self.activity.begin_baseline();
         self.task.begin_baseline();

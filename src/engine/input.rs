@@ -80,6 +80,8 @@ pub struct Sampled<'a> {
     pub template_frozen: bool,
     /// Where the template lay against the reference image after this frame.
     pub offset: Option<crate::register::TemplateOffset>,
+    /// By how many columns odd lines were read further right after this frame, in pixels.
+    pub odd_lines_px: f64,
     /// The detector's offset in force after this frame, in counts.
     pub detector_offset_counts: f64,
     /// F of each ROI, in counts.

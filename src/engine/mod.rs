@@ -43,7 +43,7 @@ use crate::decode::feedback::Feedback;
 use crate::decode::{Decoder, EnsembleError, Ensembles};
 use crate::frame::{Geometry, PixelType};
 use crate::register::{RegisterError, Rigid};
-use crate::sample::{RoiSet, SampleBuffer, SampleError, Sampler};
+use crate::sample::{PixelBox, RoiSet, SampleBuffer, SampleError, Sampler};
 use crate::task::{Calibration, CalibrationWorkspace, Task, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -162,6 +162,8 @@ struct PixelPath {
     samples: SampleBuffer,
     has_reference: bool,
     has_neuropil: bool,
+    /// Columns by which odd lines may at most be read aside.
+    aside_px: u32,
     /// Empty where the offset is configured.
     histogram: Vec<u64>,
 }
@@ -186,6 +188,8 @@ pub struct Engine {
     calibration_config: crate::config::calibration::CalibrationConfig,
     trial_frames: u32,
     state: State,
+    /// What registration says of odd lines, or what a record says that it said; part of its saved state.
+    odd_lines_px: f64,
     decision: Decision,
 }
 
@@ -216,6 +220,7 @@ impl Engine {
         activity.set_detector_offset(offset);
         let task_config = config.task.clone().unwrap_or_default();
         let segments = config.calibration.segments as usize;
+        let odd_lines_px = pixels.as_ref().map_or(0.0, |path| path.rigid.odd_lines_px());
         let engine = Self {
             stream: *stream,
             plane: config.stream.plane,
@@ -239,6 +244,7 @@ impl Engine {
             calibration_config: config.calibration.clone(),
             trial_frames,
             state: State::new(segment, roi_count, segments),
+            odd_lines_px,
             decision: Decision::with_capacity(roi_count, segments),
         };
         Ok(engine)
@@ -329,18 +335,30 @@ impl Engine {
         self.decoder.ensembles()
     }
 
-    /// F and neuropil of a frame whose masks lie `moved_px` from where they were drawn, in counts; the neuropil is
-    /// empty where none is measured. Changes nothing that a decision depends on. `None` without pixels.
-    pub fn sample_again(&mut self, slot: &crate::frame::FrameSlot, moved_px: (f64, f64)) -> Option<(&[f64], &[f64])> {
+    /// F and neuropil of a frame whose masks lie `moved_px` from where they were drawn, and odd lines `odd_lines_px`
+    /// further right, in counts; the neuropil is empty where none is measured. Changes nothing that a decision depends
+    /// on. `None` without pixels.
+    pub fn sample_again(
+        &mut self,
+        slot: &crate::frame::FrameSlot,
+        moved_px: (f64, f64),
+        odd_lines_px: f64,
+    ) -> Option<(&[f64], &[f64])> {
         let path = self.pixels.as_mut()?;
-        path.sampler.step(&slot.view(), moved_px.0, moved_px.1, &mut path.samples);
+        path.sampler.step_lines(&slot.view(), moved_px, odd_lines_px, &mut path.samples);
         let neuropil: &[f64] = if path.has_neuropil { &path.samples.f_neuropil } else { &[] };
         Some((&path.samples.f, neuropil))
     }
 
-    /// The box around each ROI's mask and annulus, as they were drawn; none without pixels. Allocates.
-    pub fn roi_boxes(&self) -> Vec<crate::sample::PixelBox> {
-        self.pixels.as_ref().map(|path| path.sampler.boxes()).unwrap_or_default()
+    /// The box around each ROI's mask and annulus, as they were drawn, with the columns to either side that odd lines
+    /// may need; none without pixels. Allocates.
+    pub fn roi_boxes(&self) -> Vec<PixelBox> {
+        let Some(path) = &self.pixels else { return Vec::new() };
+        let mut boxes = path.sampler.boxes();
+        for PixelBox { cols, .. } in &mut boxes {
+            *cols = cols.start.saturating_sub(path.aside_px)..cols.end.saturating_add(path.aside_px);
+        }
+        boxes
     }
 
     /// The template: the mean of the baseline's aligned frames, in counts. Allocates.
@@ -376,6 +394,7 @@ impl Engine {
         d.template_frozen = s.template_frozen;
         d.offset = s.offset;
         d.detector_offset_counts = self.activity.detector_offset();
+        d.odd_lines_px = self.odd_lines_px;
         d.cursor = s.cursor;
         d.rotation_deg = s.rotation_deg;
         d.shown_deg = s.shown_deg;
@@ -417,12 +436,16 @@ impl PixelPath {
             rigid.set_reference(reference)?;
             has_reference = true;
         }
-        let sampler = Sampler::new(&config.sample, rois)?;
+        let mut sampler = Sampler::new(&config.sample, rois)?;
+        let aside_px = config.register.bidirectional_phase.largest_px().ceil() as u32;
+        if config.register.bidirectional_phase.is_on() {
+            sampler.keep_lines_apart();
+        }
         let samples = SampleBuffer::new(sampler.roi_count());
         let estimate = config.activity.detector_offset_counts.is_none();
         let histogram = if estimate { vec![0; HISTOGRAM_BINS] } else { Vec::new() };
         let has_neuropil = config.sample.neuropil_is_on();
-        Ok(Self { rigid, sampler, samples, has_reference, has_neuropil, histogram })
+        Ok(Self { rigid, sampler, samples, has_reference, has_neuropil, aside_px, histogram })
     }
 
     /// Whether there are no ROIs.

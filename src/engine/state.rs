@@ -131,6 +131,7 @@ impl Engine {
             return Err(EngineStateError::Parts("bytes are left over"));
         }
         self.state = state;
+        self.odd_lines_px = self.pixels.as_ref().map_or(0.0, |path| path.rigid.odd_lines_px());
         if let Some((threshold, range_low)) = self.state.range {
             self.feedback.set_range(threshold, range_low);
         }

@@ -397,7 +397,7 @@ mod tests {
     #[test]
     fn the_rate_has_its_column_where_the_session_has_one() {
         let out = tempfile::tempdir().unwrap();
-        let mut tables = Tables::create(out.path(), 2, false, false).unwrap();
+        let mut tables = Tables::create(out.path(), 2, true, false).unwrap();
         let rated = v1::DecisionRecord { rate: vec![0.25, f64::NAN], ..frame(7) };
         step(0, v1::InputKind::Frame, rated, 5).into_iter().for_each(|record| tables.take(record).unwrap());
         tables.finish().unwrap();

@@ -264,6 +264,8 @@ pub struct BaselineSeen {
     pub template_trusted: bool,
     /// Place of the template against the reference image: down and right, in pixels.
     pub template_offset_px: [f64; 2],
+    /// By how many columns odd lines lie to the right of even ones; absent while that is off.
+    pub odd_lines_px: Option<f64>,
     /// The detector's offset that it left, in counts.
     pub detector_offset_counts: f64,
 }

@@ -325,8 +325,8 @@ impl Verifier {
         }
         let trusted =
             if d.offset_score >= 0.0 && d.offset_trusted { (d.offset_dy_px, d.offset_dx_px) } else { (0.0, 0.0) };
-        let (f, neuropil) =
-            self.engine.sample_again(self.slot.as_ref()?, (trusted.0 + d.dy_px, trusted.1 + d.dx_px))?;
+        let moved_px = (trusted.0 + d.dy_px, trusted.1 + d.dx_px);
+        let (f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, moved_px, d.odd_lines_px)?;
         let same = |a: &[f64], b: &[f64]| a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
         if same(f, &d.f_counts) && same(neuropil, &d.f_neuropil_counts) {
             self.report.frames_sampled_again += 1;

@@ -160,13 +160,33 @@ impl Optics {
     /// Renders the next frame, in which each cell fires at `rates_hz` (cells beyond the slice are silent); returns its
     /// canonical samples (see `frame`).
     pub fn render(&mut self, rates_hz: &[f64]) -> &[u16] {
+        let own = self.advance(rates_hz);
+        self.show(own)
+    }
+
+    /// As [`Optics::render`], with the content at this shift (rows, columns, pixels) in place of the animal's own
+    /// motion, which goes on unseen. The shift is rounded to 1/256 pixel and cut at `motion.limit_px`.
+    pub fn render_at(&mut self, rates_hz: &[f64], shift_px: (f64, f64)) -> &[u16] {
+        self.advance(rates_hz);
+        // the field of view is two pixels wider than the limit
+        let limit = self.margin_px as f64 - 2.0;
+        let parts = |px: f64| (px.clamp(-limit, limit) * f64::from(PARTS)).round() as i32;
+        self.show([parts(shift_px.0), parts(shift_px.1)])
+    }
+
+    /// Lets a frame's time pass; where the animal's own motion is then, in 1/256 pixel.
+    fn advance(&mut self, rates_hz: &[f64]) -> [i32; 2] {
         for (cell, spikes) in self.spikes.iter_mut().enumerate() {
             let rate_hz = rates_hz.get(cell).copied().unwrap_or(0.0);
             *spikes = self.spike_draws.poisson(rate_hz * self.period_s);
         }
         self.calcium.step(&self.spikes);
         self.glow.step(&mut self.glow_draws);
-        self.shift = self.motion.step(&mut self.motion_draws);
+        self.motion.step(&mut self.motion_draws)
+    }
+
+    fn show(&mut self, shift: [i32; 2]) -> &[u16] {
+        self.shift = shift;
         self.compose(self.glow.value);
         self.expose();
         &self.samples
@@ -453,6 +473,21 @@ mod tests {
                 assert!(misfit(truth.dy_px + dy, truth.dx_px + dx) > 10.0 * at_truth.max(1.0));
             }
         }
+    }
+
+    #[test]
+    fn a_frame_can_be_shown_at_a_given_shift_and_the_animal_lives_on_as_ever() {
+        let config = config();
+        let (mut own, mut shown) = (Optics::new(&config, 4).unwrap(), Optics::new(&config, 4).unwrap());
+        for given in [(1.5, -2.25), (0.001, 0.0), (1e9, -1e9)] {
+            own.render(&[3.0; 6]);
+            shown.render_at(&[3.0; 6], given);
+            let limit = config.motion.limit_px.ceil();
+            let expected = [given.0, given.1].map(|px: f64| (px.clamp(-limit, limit) * 256.0).round() / 256.0);
+            assert_eq!([shown.truth().dy_px, shown.truth().dx_px], expected);
+            assert_eq!((own.truth().spikes, own.truth().dff), (shown.truth().spikes, shown.truth().dff));
+        }
+        assert_eq!(own.render(&[3.0; 6]), shown.render(&[3.0; 6]));
     }
 
     #[test]

@@ -18,10 +18,11 @@
 
 use super::filter;
 use super::kernel::{self, Moments, Path, Plane, Region, WEIGHT_LIMIT};
+use super::phase::Lines;
 use crate::frame::Geometry;
 
 /// Lags of a table along one axis: -2, -1, 0, 1, 2.
-const LAGS: usize = 5;
+pub(super) const LAGS: usize = 5;
 /// Horizontal bands in which a frame is also judged by itself.
 pub(super) const BANDS: usize = 8;
 /// The band-pass of `w0` takes off what is smoother than this many times sigma.
@@ -38,6 +39,8 @@ pub(super) struct Filters {
     coarsest: Vec<f32>,
     /// Response of each weight image at lag `l` to noise of variance 1 in the template, per pixel.
     noise: [[f64; LAGS * LAGS]; 3],
+    /// The same to its correlation with the neighbours in the line, left and right, a half each.
+    beside: [[f64; LAGS * LAGS]; 3],
     scratch: [Vec<f32>; 6],
 }
 
@@ -47,18 +50,26 @@ impl Filters {
         let coarse = filter::gaussian(sigma * BAND_RATIO);
         let coarsest = filter::gaussian(sigma * GRADIENT_RATIO);
         let side = 2 * (coarsest.len() + 4) + 1;
-        let mut small = Self { fine, coarse, coarsest, noise: [[0.0; LAGS * LAGS]; 3], scratch: buffers(side * side) };
+        let none = [[0.0; LAGS * LAGS]; 3];
+        let mut small = Self { fine, coarse, coarsest, noise: none, beside: none, scratch: buffers(side * side) };
         let mut point = vec![0.0; side * side];
         let centre = side / 2;
         point[centre * side + centre] = 1.0;
         small.run(&point, side);
-        let mut noise = [[0.0; LAGS * LAGS]; 3];
-        for (image, response) in small.scratch[..3].iter().zip(&mut noise) {
-            for (k, value) in response.iter_mut().enumerate() {
-                *value = f64::from(image[(centre + k / LAGS - 2) * side + centre + k % LAGS - 2]);
+        let (mut noise, mut beside) = (none, none);
+        for (image, (noise, beside)) in small.scratch[..3].iter().zip(noise.iter_mut().zip(&mut beside)) {
+            for (k, (noise, beside)) in noise.iter_mut().zip(beside).enumerate() {
+                let at = (centre + k / LAGS - 2) * side + centre + k % LAGS - 2;
+                *noise = f64::from(image[at]);
+                *beside = 0.5 * (f64::from(image[at - 1]) + f64::from(image[at + 1]));
             }
         }
-        Self { noise, scratch: buffers(geometry.count()), ..small }
+        Self { noise, beside, scratch: buffers(geometry.count()), ..small }
+    }
+
+    /// Response of weight image `i` at the lag of place `k` to noise of variance 1, of which `blur` went to neighbours.
+    fn noise_share(&self, i: usize, k: usize, blur: f64) -> f64 {
+        (1.0 - blur) * self.noise[i][k] + blur * self.beside[i][k]
     }
 
     /// Leaves the weight images of `image` in the first three scratch images.
@@ -164,6 +175,7 @@ pub(super) struct Bank {
     weights: [Vec<i8>; 3],
     quantised: Vec<u16>,
     tables: Vec<Table>,
+    lines: Lines,
 }
 
 impl Bank {
@@ -175,11 +187,21 @@ impl Bank {
             weights: [(); 3].map(|()| vec![0; count]),
             quantised: vec![0; count],
             tables: vec![Table::default(); margins.len()],
+            lines: Lines::default(),
         }
     }
 
-    /// Makes everything from `image`, whose white noise has the variance `noise_variance` (its unit squared).
-    pub(super) fn build(&mut self, path: Path, filters: &mut Filters, image: &[f32], noise_variance: f64) {
+    /// Makes everything from `image`, whose white noise has the variance `noise_variance` (its unit squared), for
+    /// frames whose odd lines lie aside by `lines`.
+    pub(super) fn build(
+        &mut self,
+        path: Path,
+        filters: &mut Filters,
+        image: &[f32],
+        noise_variance: f64,
+        lines: Lines,
+    ) {
+        self.lines = lines;
         filters.run(image, self.geometry.width_px);
         let mut scales = [0.0; 3];
         for (k, (target, source)) in self.weights.iter_mut().zip(&filters.scratch).enumerate() {
@@ -188,13 +210,17 @@ impl Bank {
         let unit = quantise_image(image, &mut self.quantised);
         for window in 0..self.margins.len() {
             let mut table = self.measure_table(path, window, unit);
-            for ((responses, noise), scale) in table.responses.iter_mut().zip(&filters.noise).zip(scales) {
-                for (response, share) in responses.iter_mut().zip(noise) {
-                    *response -= table.count * noise_variance * share * scale;
+            for (i, (responses, scale)) in table.responses.iter_mut().zip(scales).enumerate() {
+                for (k, response) in responses.iter_mut().enumerate() {
+                    *response -= table.count * noise_variance * filters.noise_share(i, k, lines.blur) * scale;
+                }
+                if lines.half_rest != 0.0 {
+                    spread(responses, lines.half_rest);
                 }
             }
             for band in &mut table.bands {
-                band.response -= band.count * noise_variance * filters.noise[0][LAGS * LAGS / 2] * scales[0];
+                let share = filters.noise_share(0, LAGS * LAGS / 2, lines.blur);
+                band.response -= band.count * noise_variance * share * scales[0];
             }
             self.tables[window] = table;
         }
@@ -212,14 +238,20 @@ impl Bank {
 
     /// The tightest window that stays within a frame displaced by the lag.
     fn window_of(&self, lag: (i32, i32)) -> usize {
-        let (y, x) = (lag.0.unsigned_abs() as usize, lag.1.unsigned_abs() as usize);
+        let odd = (lag.1 + self.lines.whole).unsigned_abs();
+        let (y, x) = (lag.0.unsigned_abs() as usize, lag.1.unsigned_abs().max(odd) as usize);
         let fits = |m: &Margin| m.y >= y && m.x >= x;
         self.margins.iter().position(fits).unwrap_or(self.margins.len().saturating_sub(1))
     }
 
     fn region(&self, window: usize, rows: std::ops::Range<usize>, lag: (i32, i32)) -> Region {
         let x = self.margins[window].x;
-        Region { rows, columns: x..self.geometry.width_px - x, lag_y: lag.0, lag_x: lag.1 }
+        Region { rows, step: 1, columns: x..self.geometry.width_px - x, lag_y: lag.0, lag_x: lag.1 }
+    }
+
+    /// By how much the mean of a frame's lines, as they are measured, lies to the right of its even lines, in pixels.
+    pub(super) fn half_rest(&self) -> f64 {
+        self.lines.half_rest
     }
 
     /// Responses of the weights to the quantised image; `unit` is its counts a step.
@@ -246,7 +278,7 @@ impl Bank {
         for k in 0..LAGS * LAGS {
             // the content displaced by l: the sample at r is T(r - l)
             let lag = (2 - (k / LAGS) as i32, 2 - (k % LAGS) as i32);
-            let measured = self.measure_at(path, self.as_plane(), window, lag);
+            let measured = self.measure_at(path, self.as_plane(), window, lag, 0);
             for i in 0..3 {
                 let mean_off = centred(measured.all.wx[i], measured.all.x, table.weight_sums[i], table.count);
                 table.responses[i][k] = mean_off * unit;
@@ -260,11 +292,19 @@ impl Bank {
         table
     }
 
-    fn measure_at(&self, path: Path, plane: Plane, window: usize, lag: (i32, i32)) -> Measured {
+    fn measure_at(&self, path: Path, plane: Plane, window: usize, lag: (i32, i32), odd: i32) -> Measured {
         let mut measured = Measured { window, ..Measured::default() };
         for (k, moments) in measured.bands.iter_mut().enumerate() {
             let rows = band_rows(self.geometry, self.margins[window], k);
-            kernel::accumulate(path, plane, &self.weights, &self.region(window, rows, lag), moments);
+            if odd == 0 {
+                kernel::accumulate(path, plane, &self.weights, &self.region(window, rows, lag), moments);
+                continue;
+            }
+            for first in rows.start..rows.end.min(rows.start + 2) {
+                let aside = if (first as i32 + lag.0).rem_euclid(2) == 1 { odd } else { 0 };
+                let region = self.region(window, first..rows.end, (lag.0, lag.1 + aside));
+                kernel::accumulate(path, plane, &self.weights, &Region { step: 2, ..region }, moments);
+            }
         }
         for moments in &measured.bands {
             measured.all.add(moments);
@@ -274,7 +314,7 @@ impl Bank {
 
     /// One pass over the frame at a whole-pixel lag, which must be within the largest shift.
     pub(super) fn measure(&self, path: Path, plane: Plane, lag: (i32, i32)) -> Measured {
-        self.measure_at(path, plane, self.window_of(lag), lag)
+        self.measure_at(path, plane, self.window_of(lag), lag, self.lines.whole)
     }
 
     /// Contrast at the whole-pixel lag itself: an exact integer sum over a constant.
@@ -366,7 +406,7 @@ impl Table {
 }
 
 /// Values and derivatives at `t` of the five quartics that are 1 at one of -2, -1, 0, 1, 2 and 0 at the others.
-fn lagrange(t: f64) -> ([f64; LAGS], [f64; LAGS]) {
+pub(super) fn lagrange(t: f64) -> ([f64; LAGS], [f64; LAGS]) {
     let (t2, t3, t4) = (t * t, t * t * t, t * t * t * t);
     let value = [
         (t4 - 2.0 * t3 - t2 + 2.0 * t) / 24.0,
@@ -383,6 +423,21 @@ fn lagrange(t: f64) -> ([f64; LAGS], [f64; LAGS]) {
         (4.0 * t3 + 6.0 * t2 - 2.0 * t - 2.0) / 24.0,
     ];
     (value, slope)
+}
+
+/// Responses to a content of which half lies `by` to the left and half as much to the right: even and odd lines that
+/// are measured at whole pixels.
+fn spread(responses: &mut [f64; LAGS * LAGS], by: f64) {
+    for row in responses.chunks_exact_mut(LAGS) {
+        let mut spread = [0.0; LAGS];
+        for (k, value) in spread.iter_mut().enumerate() {
+            let (left, right) = (lagrange(k as f64 - 2.0 - by).0, lagrange(k as f64 - 2.0 + by).0);
+            for ((response, l), r) in row.iter().zip(&left).zip(&right) {
+                *value += 0.5 * (l + r) * response;
+            }
+        }
+        row.copy_from_slice(&spread);
+    }
 }
 
 /// Sum of w x less what the mean of x contributes.

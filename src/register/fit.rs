@@ -32,7 +32,9 @@ pub(super) struct Fit {
 
 impl Rigid {
     pub(super) fn clamp(&self, lag: (i32, i32)) -> (i32, i32) {
-        (lag.0.clamp(-self.max.0, self.max.0), lag.1.clamp(-self.max.1, self.max.1))
+        // odd lines are read further aside, and must stay within the frame too
+        let max_x = (self.max.1 - self.phase.lines().whole.abs()).max(0);
+        (lag.0.clamp(-self.max.0, self.max.0), lag.1.clamp(-max_x, max_x))
     }
 
     /// Follows the content from a whole-pixel lag.
@@ -48,7 +50,7 @@ impl Rigid {
                 // beyond a pixel the expansion is only a direction: the contrast at the lag itself is what is known
                 let far = solution.dy.abs() > 1.0 || solution.dx.abs() > 1.0;
                 let gain = if far { bank.gain_at_lag(&measured) } else { solution.gain };
-                let shift = (f64::from(lag.0) + solution.dy, f64::from(lag.1) + solution.dx);
+                let shift = (f64::from(lag.0) + solution.dy, f64::from(lag.1) + solution.dx - bank.half_rest());
                 return Fit { measured, solution, shift, score: gain * self.norm(&measured, 0), converged: near };
             }
             lag = next;
@@ -75,7 +77,7 @@ impl Rigid {
 
     /// Looks for the content everywhere within the largest shift; with `field` also says how prominent it is.
     pub(super) fn reacquire(&mut self, plane: Plane, field: bool) -> (Fit, f64) {
-        let nominees = self.wide.search(plane, &self.spectrum, field);
+        let nominees = self.wide.search(plane, self.phase.lines().whole, &self.spectrum, field);
         (self.best_of(&self.bank, plane, &nominees.lags[..nominees.count]), nominees.prominence())
     }
 

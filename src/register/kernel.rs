@@ -97,8 +97,10 @@ pub(super) struct Plane<'a> {
 /// A rectangle of the template and where it lies in the frame.
 #[derive(Debug, Clone)]
 pub(super) struct Region {
-    /// Rows of the template.
+    /// Rows of the template ...
     pub rows: Range<usize>,
+    /// ... of which every so many-th is read, from the first on.
+    pub step: usize,
     /// Columns of the template.
     pub columns: Range<usize>,
     /// Row of the frame less the row of the template.
@@ -119,9 +121,9 @@ pub(super) fn accumulate(path: Path, plane: Plane, weights: &[Vec<i8>; 3], regio
     let block = Block {
         samples: &plane.samples[top as usize * width + left as usize..],
         w: [0, 1, 2].map(|k: usize| &weights[k][rows.start * width + columns.start..]),
-        rows: rows.len(),
+        rows: rows.len().div_ceil(region.step),
         columns: columns.len(),
-        stride: width,
+        stride: width * region.step,
         saturation: plane.saturation,
     };
     match path {
@@ -304,7 +306,7 @@ mod tests {
             let extremes = || [(); 3].map(|()| vec![-WEIGHT_LIMIT; HEIGHT * width]);
             let weights = if extreme { extremes() } else { weights(width, seed) };
             let plane = Plane { samples: &samples, width, saturation };
-            let region = |rows| Region { rows, columns: 3..width - 3, lag_y, lag_x };
+            let region = |rows| Region { rows, step: 1, columns: 3..width - 3, lag_y, lag_x };
             let mut reference = Moments::default();
             accumulate(Path::Portable, plane, &weights, &region(2..11), &mut reference);
             for path in [Path::Portable, Path::choose(true)] {
@@ -312,6 +314,11 @@ mod tests {
                 accumulate(path, plane, &weights, &region(cut..11), &mut sums);
                 accumulate(path, plane, &weights, &region(2..cut), &mut sums);
                 prop_assert_eq!(sums, reference);
+                let mut lines = Moments::default();
+                for first in [2, 3] {
+                    accumulate(path, plane, &weights, &Region { step: 2, ..region(first..11) }, &mut lines);
+                }
+                prop_assert_eq!(lines, reference);
             }
         }
     }
@@ -322,7 +329,7 @@ mod tests {
         let weights = [vec![1i8, 2, 3, 4], vec![-1; 4], vec![0; 4]];
         let plane = Plane { samples: &samples, width: 4, saturation: 40_000 };
         let mut sums = Moments::default();
-        let region = Region { rows: 0..1, columns: 0..4, lag_y: 0, lag_x: 0 };
+        let region = Region { rows: 0..1, step: 1, columns: 0..4, lag_y: 0, lag_x: 0 };
         accumulate(Path::Portable, plane, &weights, &region, &mut sums);
         let x = [-32_768i64, -32_767, 32_767, 7_232];
         assert_eq!(sums.x, x.iter().sum::<i64>());

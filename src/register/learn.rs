@@ -5,6 +5,7 @@
 use super::bank::Measured;
 use super::fit::Fit;
 use super::kernel::{Plane, Region, accumulate};
+use super::phase::Lines;
 use super::rigid::Rigid;
 use super::state::{Contrasts, Learned};
 use super::{FitVerdict, Registration, TemplateOffset, filter};
@@ -30,7 +31,7 @@ impl Rigid {
     /// The baseline's first frame is the first template.
     pub(super) fn first_frame(&mut self, plane: Plane) -> Registration {
         let Geometry { height_px, width_px } = self.geometry;
-        let whole = Region { rows: 0..height_px, columns: 0..width_px, lag_y: 0, lag_x: 0 };
+        let whole = Region { rows: 0..height_px, step: 1, columns: 0..width_px, lag_y: 0, lag_x: 0 };
         let mut measured = Measured::default();
         accumulate(self.path, plane, self.bank.weights(), &whole, &mut measured.all);
         if measured.all.saturated as f64 > self.config.saturated_fraction * measured.all.count as f64 {
@@ -93,7 +94,10 @@ impl Rigid {
 
     /// Makes the template from the frames accumulated so far.
     pub(super) fn refresh(&mut self) {
-        self.accumulator.mean(self.record.bias, &mut self.mean);
+        if let Some((even, odd)) = self.accumulator.lines() {
+            self.phase.estimate(even, odd);
+        }
+        self.accumulator.mean(self.record.bias, self.phase.px, &mut self.mean);
         let (sum, count) = self.record.frame_noise;
         self.expect_more();
         self.record.template_noise = sum / f64::from(count.max(1)) / f64::from(self.record.frames.max(1));
@@ -122,12 +126,12 @@ impl Rigid {
     }
 
     pub(super) fn build_template(&mut self) {
-        self.bank.build(self.path, &mut self.filters, &self.mean, self.record.template_noise);
+        self.bank.build(self.path, &mut self.filters, &self.mean, self.record.template_noise, self.phase.lines());
         self.wide.store(self.filters.band(), &mut self.spectrum);
     }
 
     pub(super) fn build_reference(&mut self) {
-        self.reference_bank.build(self.path, &mut self.filters, &self.reference, 0.0);
+        self.reference_bank.build(self.path, &mut self.filters, &self.reference, 0.0, Lines::default());
         self.wide.store(self.filters.band(), &mut self.reference_spectrum);
     }
 
@@ -138,7 +142,7 @@ impl Rigid {
             return;
         }
         let plane = self.bank.as_plane();
-        let nominees = self.wide.search(plane, &self.reference_spectrum, true);
+        let nominees = self.wide.search(plane, 0, &self.reference_spectrum, true);
         let fit = self.best_of(&self.reference_bank, plane, &nominees.lags[..nominees.count]);
         let score = nominees.prominence();
         let (dy_px, dx_px) = fit.shift;

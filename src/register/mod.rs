@@ -10,6 +10,9 @@
 //! no better, so they only find the content again when it was lost. Sums over pixels are integers: the same bits on
 //! every machine, for every cutting into strips.
 //!
+//! Where a bidirectional scanner puts odd lines aside of even ones, odd lines are read so much further right
+//! (`phase.rs`); shifts are those of the even lines.
+//!
 //! **Invariant**: this stage reads no clock, and `step` allocates nothing.
 
 mod bank;
@@ -17,6 +20,9 @@ mod filter;
 mod fit;
 mod kernel;
 mod learn;
+#[cfg(test)]
+mod lines_tests;
+mod phase;
 mod resample;
 mod rigid;
 mod state;

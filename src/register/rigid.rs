@@ -19,6 +19,7 @@ use super::bank::{Bank, Filters, Margin, margins};
 use super::fit::Fit;
 use super::kernel::{Path, Plane};
 use super::learn::CONTRAST_MIN;
+use super::phase::LinePhase;
 use super::state::{Reader, Record, load_values, save_values};
 use super::template::Accumulator;
 use super::wide::Wide;
@@ -47,6 +48,7 @@ pub struct Rigid {
     pub(super) spectrum: Vec<Complex<f32>>,
     pub(super) mean: Vec<f32>,
     pub(super) accumulator: Accumulator,
+    pub(super) phase: LinePhase,
     pub(super) reference_bank: Bank,
     pub(super) reference_spectrum: Vec<Complex<f32>>,
     pub(super) reference: Vec<f32>,
@@ -73,7 +75,8 @@ impl Rigid {
             bank: Bank::new(geometry, &margins),
             spectrum: wide.spectrum(),
             mean: vec![0.0; count],
-            accumulator: Accumulator::new(count, geometry.width_px),
+            accumulator: Accumulator::new(count, geometry.width_px, config.bidirectional_phase.is_on()),
+            phase: LinePhase::new(config.bidirectional_phase, geometry, sigma, max_x),
             reference_bank: Bank::new(geometry, &margins),
             reference_spectrum: wide.spectrum(),
             reference: vec![0.0; count],
@@ -87,6 +90,7 @@ impl Rigid {
         let old = std::mem::take(&mut self.record);
         self.record = Record { size: old.size, reference: old.reference, baseline: true, ..Record::default() };
         self.accumulator.clear();
+        self.phase.begin();
     }
 
     /// Ends the baseline: the template is the mean of its good frames from now on.
@@ -116,6 +120,12 @@ impl Rigid {
     /// Frames that the baseline's template is made of so far.
     pub fn template_frames(&self) -> u32 {
         self.record.frames
+    }
+
+    /// By how many columns the content of odd lines lies to the right of the even lines', whose shift is given: what
+    /// was configured, or what the baseline has told so far; 0 while `register.bidirectional_phase` is off.
+    pub fn odd_lines_px(&self) -> f64 {
+        self.phase.px
     }
 
     /// The template in counts, if there is one. Allocates.
@@ -182,6 +192,9 @@ impl Rigid {
     /// Appends everything that changes; does not allocate when `out` has the capacity.
     pub fn save(&self, out: &mut Vec<u8>) {
         self.record.save(out);
+        if self.phase.is_on() {
+            out.extend_from_slice(&self.phase.px.to_le_bytes());
+        }
         if self.record.template {
             save_values(&self.mean, out);
         }
@@ -202,6 +215,15 @@ impl Rigid {
             let (got, expected) = (got as usize, expected as usize);
             return Err(RegisterError::BadState { why: "it is for frames of another size", got, expected });
         }
+        let mut phase_px = 0.0;
+        if self.phase.is_on() {
+            let b = reader.take(8)?;
+            phase_px = f64::from_le_bytes([b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]]);
+            if !self.phase.accepts(phase_px) {
+                let (got, expected) = (bytes.len(), bytes.len());
+                return Err(RegisterError::BadState { why: "its phase of odd lines is out of range", got, expected });
+            }
+        }
         let count = self.geometry.count();
         let (images, sums) =
             (usize::from(record.template) + usize::from(record.reference), self.accumulator.saved_len());
@@ -210,6 +232,7 @@ impl Rigid {
             // said before anything is changed
             return Err(RegisterError::BadState { why: "it is cut short", got: bytes.len(), expected });
         }
+        self.phase.px = phase_px;
         if record.template {
             load_values(&mut reader, &mut self.mean)?;
         }

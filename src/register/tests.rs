@@ -7,7 +7,7 @@ use crate::config::register::RegisterConfig;
 use crate::frame::{FrameView, Geometry, Image};
 
 /// A linear congruential generator: the same noise everywhere.
-struct Noise(u64);
+pub(super) struct Noise(pub(super) u64);
 
 impl Noise {
     fn uniform(&mut self) -> f64 {
@@ -22,13 +22,13 @@ impl Noise {
 }
 
 /// Somata of some 5 px on a dim ground, as (row, column, amplitude).
-struct Scene {
-    geometry: Geometry,
+pub(super) struct Scene {
+    pub(super) geometry: Geometry,
     blobs: Vec<(f64, f64, f64)>,
 }
 
 impl Scene {
-    fn new(height_px: usize, width_px: usize, seed: u64) -> Self {
+    pub(super) fn new(height_px: usize, width_px: usize, seed: u64) -> Self {
         let mut noise = Noise(seed);
         let count = (height_px + 60) * (width_px + 60) / 250;
         let mut place = |size: usize| noise.uniform() * (size + 120) as f64 - 60.0;
@@ -54,7 +54,7 @@ impl Scene {
     }
 
     /// Samples at `photons` per unit of light; 0 photons means no noise.
-    fn samples(&self, dy: f64, dx: f64, photons: f64, seed: u64) -> Vec<u16> {
+    pub(super) fn samples(&self, dy: f64, dx: f64, photons: f64, seed: u64) -> Vec<u16> {
         let mut noise = Noise(seed.wrapping_mul(77_777) + 1);
         let mut sample = |light: f64| {
             let variance = if photons > 0.0 { light / photons } else { 0.0 };
@@ -68,11 +68,11 @@ impl Scene {
     }
 }
 
-fn view(geometry: Geometry, samples: &[u16]) -> FrameView<'_> {
+pub(super) fn view(geometry: Geometry, samples: &[u16]) -> FrameView<'_> {
     FrameView { geometry, samples, bias: 0, saturation: 65_535 }
 }
 
-fn config() -> RegisterConfig {
+pub(super) fn config() -> RegisterConfig {
     RegisterConfig { min_template_frames: 8, ..RegisterConfig::default() }
 }
 
@@ -90,7 +90,7 @@ fn ready(scene: &Scene, config: &RegisterConfig, photons: f64) -> Rigid {
 }
 
 /// A small motion that starts at (0, 0).
-fn wander(t: u32) -> (f64, f64) {
+pub(super) fn wander(t: u32) -> (f64, f64) {
     let t = f64::from(t);
     (0.9 * (0.7 * t).sin(), 1.3 * (0.45 * t).sin())
 }
@@ -100,7 +100,7 @@ fn step(rigid: &mut Rigid, scene: &Scene, dy: f64, dx: f64, photons: f64, seed: 
 }
 
 /// How far a registration is from the truth, in pixels, the larger of the axes.
-fn error(r: &Registration, dy: f64, dx: f64) -> f64 {
+pub(super) fn error(r: &Registration, dy: f64, dx: f64) -> f64 {
     (r.dy_px - dy).abs().max((r.dx_px - dx).abs())
 }
 
@@ -461,6 +461,43 @@ proptest! {
         prop_assert_eq!(second.verdict, FitVerdict::Good);
         let (dy, dx) = (first.dy_px + f64::from(my), first.dx_px + f64::from(mx));
         prop_assert!(error(&second, dy, dx) < 0.1, "{:?} {:?}", first, second);
+    }
+
+    #[test]
+    fn a_movie_moved_by_a_known_amount_moves_every_estimate_by_as_much(
+        my in -9.0f64..9.0, mx in -9.0f64..9.0, seed in 0u64..99,
+    ) {
+        // a scene that reaches the edges wherever it is moved to, bright enough to know a shift to a few hundredths
+        let scene = Scene::new(128, 128, seed);
+        let (mut here, mut there) = (ready(&scene, &config(), 50.0), ready(&scene, &config(), 50.0));
+        for t in 0..6u32 {
+            let (dy, dx) = wander(3 * t);
+            let still = step(&mut here, &scene, dy, dx, 50.0, u64::from(t) + 40);
+            let moved = step(&mut there, &scene, dy + my, dx + mx, 50.0, u64::from(t) + 60);
+            prop_assert_eq!((still.verdict, moved.verdict), (FitVerdict::Good, FitVerdict::Good));
+            prop_assert!(error(&moved, still.dy_px + my, still.dx_px + mx) < 0.15, "{:?} {:?}", still, moved);
+        }
+    }
+
+    #[test]
+    fn wherever_the_middle_of_a_frame_is_torn_or_emptied_the_tracker_stays(
+        cut in 104usize..152, fy in 12.0f64..20.0, fx in -30.0f64..30.0, level in any::<u16>(), seed in 0u64..99,
+    ) {
+        let scene = Scene::new(256, 192, seed);
+        let mut rigid = ready(&scene, &config(), 3.0);
+        let good = step(&mut rigid, &scene, 1.0, -1.0, 3.0, 50);
+        let (fresh, far) = (scene.samples(1.5, -0.5, 3.0, 51), scene.samples(fy, fx, 3.0, 52));
+        let at = cut * 192;
+        let torn = [&fresh[..at], &far[at..]].concat();
+        let cut_short = [&fresh[..at], &vec![level; fresh.len() - at][..]].concat();
+        let one_level = vec![level; fresh.len()];
+        for (k, samples) in [torn, cut_short, one_level].iter().enumerate() {
+            let r = rigid.step(&view(scene.geometry, samples));
+            prop_assert!(!matches!(r.verdict, FitVerdict::Good | FitVerdict::Jump), "case {}: {:?}", k, r);
+            prop_assert_eq!((r.dy_px, r.dx_px), (good.dy_px, good.dx_px), "case {}: {:?}", k, r);
+        }
+        let r = step(&mut rigid, &scene, 1.2, -1.1, 3.0, 53);
+        prop_assert!(r.verdict == FitVerdict::Good && error(&r, good.dy_px + 0.2, good.dx_px - 0.1) < 0.3, "{:?}", r);
     }
 
     #[test]

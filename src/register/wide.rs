@@ -104,7 +104,8 @@ impl Wide {
 
     /// Stores the spectrum of a band-passed template in `out`.
     pub(super) fn store(&mut self, image: &[f32], out: &mut [Complex<f32>]) {
-        self.transform(|at| image[at]);
+        let width = self.geometry.width_px;
+        self.transform(|row, column| image[row * width + column]);
         for (o, s) in out.iter_mut().zip(&self.spectrum) {
             *o = s.conj();
         }
@@ -112,11 +113,17 @@ impl Wide {
 
     /// Correlates the frame with a stored template and nominates lags. With `field` all lags up to a quarter of the
     /// frame are computed, so that the prominence is measured against many; else only those within the largest shift.
-    pub(super) fn search(&mut self, plane: Plane, template: &[Complex<f32>], field: bool) -> Nominees {
+    /// Odd lines are read `odd` columns further right.
+    pub(super) fn search(&mut self, plane: Plane, odd: i32, template: &[Complex<f32>], field: bool) -> Nominees {
         let samples = plane.samples;
         let sum: u64 = samples.iter().map(|&s| u64::from(s)).sum();
         let mean = (sum / (samples.len() as u64).max(1)) as i32;
-        self.transform(|at| (i32::from(samples[at]) - mean) as f32);
+        let width = plane.width;
+        self.transform(|row, column| {
+            let aside = if row % 2 == 1 { odd } else { 0 };
+            let column = (column as i32 + aside).clamp(0, width as i32 - 1) as usize;
+            (i32::from(samples[row * width + column]) - mean) as f32
+        });
         for (s, t) in self.spectrum.iter_mut().zip(template) {
             *s *= t;
         }
@@ -148,18 +155,18 @@ impl Wide {
         (reach.0.min((rows - 1) / 2), reach.1.min((columns - 1) / 2))
     }
 
-    fn transform(&mut self, value: impl Fn(usize) -> f32) {
+    fn transform(&mut self, value: impl Fn(usize, usize) -> f32) {
         let width = self.geometry.width_px;
         let (binned_rows, binned_columns) = (self.geometry.height_px / self.bin, width / self.bin);
         for row in 0..self.rows {
             self.line.fill(0.0);
             if row < binned_rows {
                 for (column, target) in self.line[..binned_columns].iter_mut().enumerate() {
-                    let at = (row * width + column) * self.bin;
+                    let (r, c) = (row * self.bin, column * self.bin);
                     *target = if self.bin == 2 {
-                        value(at) + value(at + 1) + value(at + width) + value(at + width + 1)
+                        value(r, c) + value(r, c + 1) + value(r + 1, c) + value(r + 1, c + 1)
                     } else {
-                        value(at)
+                        value(r, c)
                     };
                 }
             }

@@ -79,6 +79,16 @@ impl Inside {
             right: width_px as i32 - shift.col - i32::from(shift.col_fraction > 0),
         }
     }
+
+    /// What stays inside in both.
+    pub fn and(self, other: Inside) -> Inside {
+        Inside {
+            top: self.top.max(other.top),
+            bottom: self.bottom.min(other.bottom),
+            left: self.left.max(other.left),
+            right: self.right.min(other.right),
+        }
+    }
 }
 
 /// What has been added up under one mask so far.
@@ -88,6 +98,15 @@ pub(crate) struct Sums {
     total: u128,
     /// Saturated samples.
     pub saturated: u32,
+}
+
+impl Sums {
+    /// Adds what was summed up with a shift without a fraction of rows, times a weight in 1/256.
+    pub fn add_lines(&mut self, lines: &Sums, weight: u32) {
+        // such a sum is a multiple of one: see `combined`
+        self.total += lines.total / u128::from(FRACTION_ONE) * u128::from(weight);
+        self.saturated += lines.saturated;
+    }
 }
 
 /// A strip of a frame with the shift that holds for it.
@@ -170,6 +189,17 @@ impl Mask {
         mask
     }
 
+    /// The even rows and the odd rows of this mask, each a mask with the same weights.
+    pub fn rows_apart(&self, width_px: usize) -> [Mask; 2] {
+        [0, 1].map(|parity| {
+            let runs = self.runs.iter().filter(|run| run.row % 2 == parity);
+            let weight = |run: &Run, k: u32| self.weights.get((run.weights + k) as usize).copied().unwrap_or(1);
+            let pixels =
+                runs.flat_map(|run| (0..run.len).map(move |k| (run.row as u32, run.col as u32 + k, weight(run, k))));
+            Mask::of_runs(width_px, pixels, !self.weights.is_empty())
+        })
+    }
+
     /// Row and column of every pixel.
     pub fn pixels(&self) -> impl Iterator<Item = (u32, u32)> + '_ {
         self.runs.iter().flat_map(|run| (0..run.len).map(|k| (run.row as u32, run.col as u32 + k)))
@@ -188,7 +218,13 @@ impl Mask {
         if last <= rows.0 || first >= rows.1 {
             return;
         }
-        let in_frame = first >= 0
+        // the strip's own limits are narrower where lines of one mask are read at several places
+        let within = self.rows.start >= inside.top
+            && self.rows.end <= inside.bottom
+            && self.cols.start >= inside.left
+            && self.cols.end <= inside.right;
+        let in_frame = within
+            && first >= 0
             && last <= strip.height_px as i32
             && self.cols.start + shift.col >= 0
             && self.cols.end + shift.col < strip.width_px as i32;

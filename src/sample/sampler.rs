@@ -13,12 +13,16 @@
 //! Pixels that leave the frame are left out of both sums and counted. A saturated sample is counted where the shift,
 //! rounded to whole pixels, puts the mask's pixel, so that each pixel counts at most once.
 //!
+//! Where a bidirectional scanner put the odd lines of frames aside of the even ones, a shift is that of the even lines,
+//! and odd lines are read `odd_lines_px` further right: each mask is then two, of its even and of its odd rows
+//! ([`Sampler::keep_lines_apart`]).
+//!
 //! The sampler remembers nothing from one frame to the next, so there is no state to save: `start`, `accumulate` for
 //! each strip, `finish`; or `step` for a whole frame. No allocation after construction.
 
 use crate::config::sample::{SampleConfig, SampleMode};
 use crate::frame::{FrameView, Geometry};
-use crate::sample::mask::{Inside, Mask, Shift, Strip, Sums};
+use crate::sample::mask::{FRACTION_ONE, Inside, Mask, Shift, Strip, Sums};
 use crate::sample::neuropil::{annulus, cell_map};
 use crate::sample::rois::{Roi, RoiSet, RoiSetError};
 use std::ops::Range;
@@ -95,6 +99,9 @@ struct Probe {
     annulus: Option<Mask>,
 }
 
+/// A mask's even rows and its odd rows.
+type RowsApart = [Mask; 2];
+
 /// Masks and annuli of some ROIs of one plane.
 #[derive(Debug)]
 pub struct Sampler {
@@ -103,8 +110,12 @@ pub struct Sampler {
     probes: Vec<Probe>,
     /// Rows that the masks and annuli cover at rest.
     rows: Range<i32>,
+    /// Of each probe the mask and the annulus, where lines are kept apart.
+    rows_apart: Vec<(RowsApart, Option<RowsApart>)>,
     // of the frame at hand
     shift: Option<Shift>,
+    /// Where odd lines are read, when that is elsewhere.
+    odd_shift: Option<Shift>,
     rows_seen: usize,
     sums: Vec<(Sums, Sums)>,
 }
@@ -160,9 +171,20 @@ impl Sampler {
             sums: vec![Default::default(); probes.len()],
             probes,
             rows,
+            rows_apart: Vec::new(),
             shift: None,
+            odd_shift: None,
             rows_seen: 0,
         })
+    }
+
+    /// Makes ready for frames whose odd lines lie aside of the even ones. Allocates.
+    pub fn keep_lines_apart(&mut self) {
+        let width_px = self.geometry.width_px;
+        let apart = |probe: &Probe| {
+            (probe.mask.rows_apart(width_px), probe.annulus.as_ref().map(|annulus| annulus.rows_apart(width_px)))
+        };
+        self.rows_apart = self.probes.iter().map(apart).collect();
     }
 
     /// Number of ROIs, and so the length of everything in a [`SampleBuffer`].
@@ -204,9 +226,28 @@ impl Sampler {
         self.finish(frame.bias, out);
     }
 
+    /// A whole frame at once, whose odd lines (1, 3, ..) show their content `odd_lines_px` further right than the shift
+    /// says. Takes effect after [`Sampler::keep_lines_apart`]. A number that is not finite gives NaN everywhere.
+    pub fn step_lines(&mut self, frame: &FrameView, shift_px: (f64, f64), odd_lines_px: f64, out: &mut SampleBuffer) {
+        self.start_lines(shift_px, odd_lines_px);
+        self.accumulate(frame, 0..frame.geometry.height_px);
+        self.finish(frame.bias, out);
+    }
+
+    /// As [`Sampler::start`], for a frame whose odd lines show their content `odd_lines_px` further right.
+    pub fn start_lines(&mut self, shift_px: (f64, f64), odd_lines_px: f64) {
+        self.start(shift_px.0, shift_px.1);
+        let odd = Shift::quantised(shift_px.0, shift_px.1 + odd_lines_px, self.whole_pixel);
+        if odd.is_none() {
+            self.shift = None;
+        }
+        self.odd_shift = odd.filter(|odd| !self.rows_apart.is_empty() && Some(*odd) != self.shift);
+    }
+
     /// Begins a frame whose content lies `dy_px` rows and `dx_px` columns from where the masks were drawn.
     pub fn start(&mut self, dy_px: f64, dx_px: f64) {
         self.shift = Shift::quantised(dy_px, dx_px, self.whole_pixel);
+        self.odd_shift = None;
         self.rows_seen = 0;
         self.sums.fill(Default::default());
     }
@@ -237,9 +278,12 @@ impl Sampler {
             width_px,
             rows: (rows.start as i32, rows.end as i32),
             shift,
-            inside: Inside::new(height_px, width_px, shift),
+            inside: self.inside(shift),
             saturation: Some(view.saturation),
         };
+        if let Some(odd) = self.odd_shift {
+            return self.accumulate_lines(&strip, odd);
+        }
         let uncounted = Strip { saturation: None, ..strip };
         for (probe, (under_mask, under_annulus)) in self.probes.iter().zip(&mut self.sums) {
             probe.mask.accumulate(&strip, under_mask);
@@ -247,6 +291,45 @@ impl Sampler {
                 annulus.accumulate(&uncounted, under_annulus);
             }
         }
+    }
+
+    /// The same line by line: of each mask the even and the odd rows, and of each of these the line under the shift's
+    /// whole part and the one below it, where either may be an odd line of the frame.
+    fn accumulate_lines(&mut self, strip: &Strip, odd: Shift) {
+        let even = strip.shift;
+        let add = |apart: &RowsApart, counted: bool, sums: &mut Sums| {
+            for (mask, parity) in apart.iter().zip(0..) {
+                for (below, weight) in [(0, FRACTION_ONE - even.row_fraction), (1, even.row_fraction)] {
+                    if weight == 0 {
+                        continue;
+                    }
+                    let row = even.row + below;
+                    let across = if (parity + row).rem_euclid(2) == 1 { odd } else { even };
+                    // a saturated sample counts in the nearer line
+                    let nearer = (below == 1) == (even.row_fraction >= FRACTION_ONE / 2);
+                    let line = Strip {
+                        shift: Shift { row, row_fraction: 0, ..across },
+                        saturation: strip.saturation.filter(|_| counted && nearer),
+                        ..*strip
+                    };
+                    let mut lines = Sums::default();
+                    mask.accumulate(&line, &mut lines);
+                    sums.add_lines(&lines, weight);
+                }
+            }
+        };
+        for ((mask, annulus), (under_mask, under_annulus)) in self.rows_apart.iter().zip(&mut self.sums) {
+            add(mask, true, under_mask);
+            if let Some(annulus) = annulus {
+                add(annulus, false, under_annulus);
+            }
+        }
+    }
+
+    /// The mask pixels that stay inside, in even and in odd lines alike.
+    fn inside(&self, shift: Shift) -> Inside {
+        let of = |shift| Inside::new(self.geometry.height_px, self.geometry.width_px, shift);
+        self.odd_shift.map_or(of(shift), |odd| of(shift).and(of(odd)))
     }
 
     /// Ends the frame. `bias` is the one of its [`FrameView`]. When rows are still missing, everything is NaN.
@@ -267,7 +350,7 @@ impl Sampler {
                 out.outside_pixels[k] = probe.mask.pixel_count;
                 continue;
             };
-            let inside = Inside::new(self.geometry.height_px, self.geometry.width_px, shift);
+            let inside = self.inside(shift);
             let (mean, outside) = probe.mask.mean(under_mask, &inside);
             out.f[k] = mean - f64::from(bias);
             out.f_neuropil[k] = match &probe.annulus {
@@ -515,6 +598,63 @@ mod tests {
         sampler.accumulate(&view(&samples), 0..needed.end);
         sampler.finish(0, &mut out);
         assert_eq!(bits(&out), bits(&sampled(&mut sampler, &samples, 0.0, 0.0)));
+    }
+
+    proptest! {
+        #[test]
+        fn lines_apart_are_read_as_the_formula_says_whatever_the_strips(
+            seed in any::<u64>(), dy in -45.0f64..45.0, dx in -50.0f64..50.0, odd in -6.0f64..6.0,
+            plain in any::<bool>(), whole in any::<bool>(), cut in 1usize..HEIGHT,
+        ) {
+            let mode = if plain { SampleMode::Plain } else { SampleMode::Weighted };
+            let config = SampleConfig { mode, whole_pixel: whole, ..small_annuli() };
+            let set = discs(seed, 4);
+            let mut sampler = Sampler::new(&config, &set).unwrap();
+            sampler.keep_lines_apart();
+            let samples = frame(seed);
+            let mut out = SampleBuffer::new(4);
+            sampler.step_lines(&view(&samples), (dy, dx), odd, &mut out);
+            let steps = |px: f64| if whole { px.round() } else { (px * 256.0).round() / 256.0 };
+            let (y, across) = (steps(dy), [steps(dx), steps(dx + odd)]);
+            let inside = |at: f64, size: usize| at >= 0.0 && at.ceil() < size as f64;
+            for (roi, &found) in set.rois.iter().zip(&out.f) {
+                let (mut sum, mut weights) = (0.0, 0.0);
+                let heaviest = roi.pixels.iter().fold(0.0f32, |most, p| most.max(p.weight));
+                for p in &roi.pixels {
+                    let weight = f64::from(p.weight / heaviest) * 32_767.0;
+                    let weight = if plain { 1.0 } else { weight.round() };
+                    let row = f64::from(p.row) + y;
+                    let columns = across.map(|x| f64::from(p.col) + x);
+                    if !inside(row, HEIGHT) || !columns.iter().all(|&c| inside(c, WIDTH)) {
+                        continue;
+                    }
+                    let line = |r: usize| {
+                        let c = columns[r % 2];
+                        let at = |c: usize| f64::from(samples[r * WIDTH + c]);
+                        let right = c - c.floor();
+                        (1.0 - right) * at(c as usize) + if right > 0.0 { right * at(c as usize + 1) } else { 0.0 }
+                    };
+                    let down = row - row.floor();
+                    let value = (1.0 - down) * line(row as usize)
+                        + if down > 0.0 { down * line(row as usize + 1) } else { 0.0 };
+                    sum += weight * value;
+                    weights += weight;
+                }
+                let expected = sum / weights;
+                let same = (found - expected).abs() <= 1.0 || (found.is_nan() && expected.is_nan());
+                prop_assert!(same, "{found} {expected}");
+            }
+            sampler.start_lines((dy, dx), odd);
+            for rows in [cut..HEIGHT, 0..cut] {
+                sampler.accumulate(&view(&samples), rows);
+            }
+            let mut strips = SampleBuffer::new(4);
+            sampler.finish(0, &mut strips);
+            prop_assert_eq!(bits(&strips), bits(&out));
+            sampler.step_lines(&view(&samples), (dy, dx), 0.0, &mut strips);
+            sampler.step(&view(&samples), dy, dx, &mut out);
+            prop_assert_eq!(bits(&strips), bits(&out));
+        }
     }
 
     #[test]

@@ -100,7 +100,8 @@ async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Im
     // Its decision was published before its slot came back.
     while let Ok(step) = steps.try_recv() {
         if step.input.kind() == v1::InputKind::Frame && step.input.frame_index == meta.index {
-            return Ok((meta.index, resample(&image, step.decision.dy_px, step.decision.dx_px)));
+            let d = &step.decision;
+            return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, d.odd_lines_px)));
         }
     }
     Err(Status::unavailable("the frame's decision passed unseen; ask again"))

@@ -265,6 +265,7 @@ impl Pass {
                     baseline.template_score = (d.offset_score >= 0.0).then_some(d.offset_score);
                     baseline.template_trusted = d.offset_trusted;
                     baseline.template_offset_px = [d.offset_dy_px, d.offset_dx_px];
+                    baseline.odd_lines_px = (d.odd_lines_px != 0.0).then_some(d.odd_lines_px);
                     baseline.detector_offset_counts = d.detector_offset_counts;
                 }
             }
