@@ -116,8 +116,8 @@ fn cellpose() {
 #[test]
 fn caiman() {
     let bench = Bench::of("rois/caiman.hdf5");
-    bench.cuts(5);
-    bench.flips(2, &[0, 6]);
+    bench.cuts(7);
+    bench.flips(3, &[0, 6]);
 }
 
 #[test]

@@ -194,10 +194,13 @@ fn object_npy(shape: &str, body: &[u8]) -> Vec<u8> {
 #[test]
 fn a_pickle_that_would_run_a_command_is_refused_by_name() {
     let folder = Folder::new("forbidden");
-    let path = folder.write("stat.npy", &object_npy("(1,)", b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R."));
-    let error = read_rois(&path, Some(Geometry::new(6, 7))).unwrap_err().to_string();
-    let expected = "holds a Python object `os.system`, expected only numpy arrays, scalars and plain containers";
-    assert!(error.ends_with(expected), "{error}");
+    // in a list of cells, as suite2p's, and in a single object, as Cellpose's
+    for shape in ["(1,)", "()"] {
+        let path = folder.write("stat.npy", &object_npy(shape, b"\x80\x02cos\nsystem\nX\x02\x00\x00\x00ls\x85R."));
+        let error = read_rois(&path, Some(Geometry::new(6, 7))).unwrap_err().to_string();
+        let expected = "holds a Python object `os.system`, expected only numpy arrays, scalars and plain containers";
+        assert!(error.ends_with(expected), "{error}");
+    }
 }
 
 #[test]

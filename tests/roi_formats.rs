@@ -424,10 +424,13 @@ import sys, numpy as np
 old, new = (np.load(f'{d}/stat.npy', allow_pickle=True) for d in sys.argv[1:])
 assert len(old) == len(new) and new.dtype == object
 for a, b in zip(old, new):
-    assert set(b) == {'ypix', 'xpix', 'lam', 'overlap', 'med', 'npix'}, set(b)
+    assert set(b) == {'ypix', 'xpix', 'lam', 'overlap', 'med', 'npix', 'radius'}, set(b)
     for k in ('ypix', 'xpix', 'lam', 'overlap'):
         assert a[k].dtype == b[k].dtype and np.array_equal(a[k], b[k]), k
     assert a['npix'] == b['npix'] and tuple(b['med']) in set(zip(a['ypix'], a['xpix']))
+# suite2p takes the soma alone for a radius, and the median of all radii for its masks
+ratio = np.median([b['radius'] / a['radius'] for a, b in zip(old, new)])
+assert 0.8 < ratio < 2, ratio
 old, new = (np.load(f'{d}/ops.npy', allow_pickle=True).item() for d in sys.argv[1:])
 assert (old['Ly'], old['Lx']) == (new['Ly'], new['Lx']) and np.array_equal(old['meanImg'].astype('f4'), new['meanImg'])
 old, new = (np.load(f'{d}/iscell.npy') for d in sys.argv[1:])

@@ -82,6 +82,33 @@ fn a_set_of_suite2p_is_drawn_on_its_own_mean_image_and_says_what_is_no_cell() {
 }
 
 #[test]
+fn a_set_is_drawn_on_the_mean_image_of_a_session() {
+    let (Some(movie), Some(set)) =
+        (real("neurofinder/crop_600x128x128_u16_deflate.tif"), real("neurofinder/crop_regions.json"))
+    else {
+        return;
+    };
+    let folder = tempfile::tempdir().unwrap();
+    let (session, out) = (folder.path().join("session"), folder.path().join("set.png"));
+    let replay = Command::new(env!("CARGO_BIN_EXE_apical"))
+        .args(["replay", "--in-process", "--baseline-frames", "200", "--json"])
+        .arg(movie)
+        .arg("--rois")
+        .arg(&set)
+        .arg("--session-dir")
+        .arg(&session)
+        .output()
+        .unwrap();
+    text(&replay);
+    // the set does not say the frame's size: it is that of the session's image
+    let more = ["--session", session.to_str().unwrap(), "--out", out.to_str().unwrap()];
+    let said = text(&rois("show", &[&set], &more));
+    assert!(said.contains("40 ROIs on frames of 128 x 128 pixels"), "{said}");
+    let (height, width, coloured) = picture(&out);
+    assert!(height == 1024 && width == 1024 && coloured > 5_000, "{height} x {width}, {coloured} coloured pixels");
+}
+
+#[test]
 fn a_list_has_place_size_and_centre_of_every_roi() {
     let listing: Value =
         serde_json::from_str(&text(&rois("show", &[&fixture("image_mask.nwb")], &["--json"]))).unwrap();
