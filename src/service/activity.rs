@@ -17,6 +17,8 @@ use crate::register::resample;
 
 /// Messages that may wait for a slow client.
 const WAITING: usize = 64;
+/// Frames that a registered preview may wait for.
+const FRAMES_ASKED: u32 = 4;
 /// How long a preview waits for a frame.
 const FRAME_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -87,24 +89,31 @@ async fn template(session: &Arc<Session>) -> Result<(u64, Image), Status> {
 /// The next frame, as it came or moved onto the template.
 async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Image), Status> {
     let mut steps = session.live().subscribe();
-    let frame = tokio::time::timeout(FRAME_PATIENCE, session.live().next_frame()).await;
-    let Ok(Ok((meta, image))) = frame else {
-        return Err(Status::failed_precondition(format!(
-            "no frame of pixels came within {} s",
-            FRAME_PATIENCE.as_secs()
-        )));
-    };
-    if !registered {
-        return Ok((meta.index, image));
-    }
-    // Its decision was published before its slot came back.
-    while let Ok(step) = steps.try_recv() {
-        if step.input.kind() == v1::InputKind::Frame && step.input.frame_index == meta.index {
-            let d = &step.decision;
-            return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, d.odd_lines_px)));
+    // A frame's decision is published before its slot comes back; of the first slot that comes, perhaps before this
+    // listened.
+    for _ in 0..FRAMES_ASKED {
+        let frame = tokio::time::timeout(FRAME_PATIENCE, session.live().next_frame()).await;
+        let Ok(Ok((meta, image))) = frame else {
+            return Err(Status::failed_precondition(format!(
+                "no frame of pixels came within {} s",
+                FRAME_PATIENCE.as_secs()
+            )));
+        };
+        if !registered {
+            return Ok((meta.index, image));
+        }
+        loop {
+            match steps.try_recv() {
+                Ok(step) if step.input.kind() == v1::InputKind::Frame && step.input.frame_index == meta.index => {
+                    let d = &step.decision;
+                    return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, d.odd_lines_px)));
+                }
+                Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_)) => {}
+                Err(_) => break,
+            }
         }
     }
-    Err(Status::unavailable("the frame's decision passed unseen; ask again"))
+    Err(Status::unavailable("frames come faster than their decisions can be followed; ask again"))
 }
 
 async fn serve(
