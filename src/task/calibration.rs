@@ -3,7 +3,7 @@
 //! In: the corrected F of the baseline's valid frames, how F0 is found, the ensembles, the length of a trial. Out: the
 //! threshold T and the bottom of the range (`range_low`), in the units of the decoded signal, and what they rest on.
 //!
-//! 1. `x` of every frame of the baseline, against the circular F0 ([`circular_dff`]): a segment that goes around the
+//! 1. `x` of every frame of the baseline, against the circular F0 (`activity`): a segment that goes around the
 //!    baseline sees at a frame what any other segment sees there, so as many values as frames are all there are.
 //!    With one population x is clipped at 0, as in the task.
 //! 2. 200 segments of one trial length, starting at frames drawn without replacement, going around. `range_low` is the
