@@ -89,8 +89,9 @@ async fn template(session: &Arc<Session>) -> Result<(u64, Image), Status> {
 /// The next frame, as it came or moved onto the template.
 async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Image), Status> {
     let mut steps = session.live().subscribe();
-    // A frame's decision is published before its slot comes back; of the first slot that comes, perhaps before this
-    // listened.
+    let mut heard: Vec<Arc<Published>> = Vec::new();
+    // A frame's decision may be heard before or after its slot comes back; of the first slot that comes, it may have
+    // gone by before this listened.
     for _ in 0..FRAMES_ASKED {
         let frame = tokio::time::timeout(FRAME_PATIENCE, session.live().next_frame()).await;
         let Ok(Ok((meta, image))) = frame else {
@@ -103,13 +104,17 @@ async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Im
             return Ok((meta.index, image));
         }
         loop {
-            match steps.try_recv() {
-                Ok(step) if step.input.kind() == v1::InputKind::Frame && step.input.frame_index == meta.index => {
-                    let d = &step.decision;
-                    return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, d.odd_lines_px)));
-                }
-                Ok(_) | Err(broadcast::error::TryRecvError::Lagged(_)) => {}
-                Err(_) => break,
+            if let Some(step) = heard.iter().find(|step| step.input.frame_index == meta.index) {
+                let d = &step.decision;
+                return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, d.odd_lines_px)));
+            }
+            if heard.iter().any(|step| step.input.frame_index > meta.index) {
+                break;
+            }
+            match tokio::time::timeout(FRAME_PATIENCE, steps.recv()).await {
+                Ok(Ok(step)) if step.input.kind() == v1::InputKind::Frame => heard.push(step),
+                Ok(Ok(_) | Err(broadcast::error::RecvError::Lagged(_))) => {}
+                Ok(Err(broadcast::error::RecvError::Closed)) | Err(_) => break,
             }
         }
     }
