@@ -19,7 +19,13 @@ fn image(slot: &FrameSlot) -> Image {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_preview_is_the_frame_that_came_or_its_pixels_on_the_template() {
-    let config = config(&[&format!("baseline.frames={BASELINE}"), "task.trial_frames=30", "calibration.segments=20"]);
+    // Every frame is decided: a skipped one has no shift.
+    let config = config(&[
+        "engine.overload=every",
+        &format!("baseline.frames={BASELINE}"),
+        "task.trial_frames=30",
+        "calibration.segments=20",
+    ]);
     let (rois, slots) = frames(&config, 2 * BASELINE);
     let mut service = Service::start(config).await;
     let mut stream = service.open(&rois, header()).await;
