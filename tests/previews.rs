@@ -57,7 +57,16 @@ async fn a_preview_is_the_frame_that_came_or_its_pixels_on_the_template() {
         };
         shown.push(answer.into_inner());
     }
-    let mean = activity.get_preview(ask(PreviewKind::Mean)).await.expect("a template").into_inner();
+    // It stands in the snapshot that is taken as soon as no frame waits.
+    let mean = async {
+        loop {
+            if let Ok(mean) = activity.get_preview(ask(PreviewKind::Mean)).await {
+                return mean.into_inner();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
+    };
+    let mean = tokio::time::timeout(std::time::Duration::from_secs(20), mean).await.expect("a template");
     assert_eq!((mean.height_px, mean.width_px), (96, 96));
     let template = mean.values_counts.iter().map(|&v| f64::from(v)).sum::<f64>() / mean.values_counts.len() as f64;
     assert!(template > 1.0, "the template is dark: {template}");
