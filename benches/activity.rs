@@ -114,7 +114,7 @@ fn step_voltage_96x200_20_cells(bencher: Bencher) {
         let index = source.next(&mut bytes).index;
         let mut slot = FrameSlot::new(geometry, PixelType::U16);
         let frame = FrameMeta { index, ..FrameMeta::default() };
-        assert_eq!(assembly.add(&StripMeta { frame, row_offset_px: 0, row_count_px: 0 }, &bytes, &mut slot), Ok(true));
+        assert_eq!(assembly.add(&StripMeta::whole(frame), &bytes, &mut slot), Ok(true));
         slot
     };
     let mut slots: Vec<FrameSlot> = (0..3_000).map(fill).collect();

@@ -35,8 +35,7 @@ fn slots(source: &mut SyntheticSource, count: usize) -> Vec<FrameSlot> {
         let recorded = source.next(&mut bytes);
         let mut slot = FrameSlot::new(geometry, PixelType::U16);
         let frame = FrameMeta { index: recorded.index, ..FrameMeta::default() };
-        let strip = StripMeta { frame, row_offset_px: 0, row_count_px: 0 };
-        assert_eq!(assembly.add(&strip, &bytes, &mut slot), Ok(true));
+        assert_eq!(assembly.add(&StripMeta::whole(frame), &bytes, &mut slot), Ok(true));
         slot
     };
     (0..count).map(fill).collect()

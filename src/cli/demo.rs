@@ -22,7 +22,7 @@ use super::client::{Operator, connect, open_stream};
 use super::play::{Playable, PlayedFrame, PlayedHeader, stream_header};
 use super::replay::{place, read_summary};
 use super::summary::RunSummary;
-use super::{ConfigSource, Outcome, print_json, runtime};
+use super::{ConfigSource, Outcome, runtime};
 use crate::config::{RigConfig, to_toml};
 use crate::frame::FrameMeta;
 use crate::journal::SYNTHETIC_ADAPTER;
@@ -160,12 +160,7 @@ pub(super) fn run(args: &DemoArgs, json: bool) -> anyhow::Result<Outcome> {
     } else {
         notes.push("the recorded animal did not see this feedback: its outcomes are what would have been".to_owned());
     }
-    let report = RunSummary::new(&directory, &summary, notes);
-    if json {
-        print_json(&report)?;
-    } else {
-        report.print(&summary);
-    }
+    RunSummary::new(&directory, &summary, notes).tell(&summary, json)?;
     Ok(Outcome::Good)
 }
 

@@ -143,6 +143,13 @@ impl Recorder {
 
 pub(super) type InProcess = Driver<HostClock>;
 
+/// Around an engine: a board that is simulated, and limits that see the recording's time.
+pub(super) fn driver(config: &RigConfig, engine: Engine) -> InProcess {
+    let reward = &config.outputs.reward;
+    let limits = (reward.device != RewardDevice::None).then(|| Limits::new(&config.limits));
+    Driver::new(engine, HostClock, limits, LimitTime::Recording, simulated_trigger(reward), reward.ack_timeout_ms)
+}
+
 /// Plays the recording; what it came to, and where it is recorded.
 pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
     let (head_stream, shape) = match run.playable.header(run.rate_hz) {
@@ -158,11 +165,7 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
     let rois = rois_of(run.rois.as_ref(), &run.config.rois.file, shape.geometry())?;
     let engine = Engine::new(&run.config, &rois, &shape, 0)?;
     let (mut recorder, path) = Recorder::open(&run.config, &run.name, &rois, head_stream, &engine)?;
-    let reward = &run.config.outputs.reward;
-    let has_output = reward.device != RewardDevice::None;
-    let trigger = simulated_trigger(reward);
-    let limits = has_output.then(|| Limits::new(&run.config.limits));
-    let mut driver = Driver::new(engine, HostClock, limits, LimitTime::Recording, trigger, reward.ack_timeout_ms);
+    let mut driver = driver(&run.config, engine);
     let played = frames(run, &shape, &mut driver, &mut recorder);
     driver.close_waiting(&mut recorder);
     driver.safe(&mut recorder);
@@ -190,20 +193,17 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
         let meta = FrameMeta { received_host_ns: driver.clock().now_ns(), ..frame.meta };
         match &mut pixels {
             Some(_) if (meta.plane, meta.channel) != wanted => continue,
-            Some((assembly, slot)) => {
-                let strip = StripMeta { frame: meta, row_offset_px: 0, row_count_px: 0 };
-                match assembly.add(&strip, &frame.pixels, slot) {
-                    Ok(_) => {
-                        let input_seq = driver.engine().next_seq();
-                        driver.take(Input::Frame(slot), recorder);
-                        recorder.keep(slot, input_seq, driver.moved_px());
-                    }
-                    Err(refusal) => {
-                        recorder.refusal = Some(refusal.to_string());
-                        driver.take(Input::Refused { meta, code: refusal.code() }, recorder);
-                    }
+            Some((assembly, slot)) => match assembly.add(&StripMeta::whole(meta), &frame.pixels, slot) {
+                Ok(_) => {
+                    let input_seq = driver.engine().next_seq();
+                    driver.take(Input::Frame(slot), recorder);
+                    recorder.keep(slot, input_seq, driver.moved_px());
                 }
-            }
+                Err(refusal) => {
+                    recorder.refusal = Some(refusal.to_string());
+                    driver.take(Input::Refused { meta, code: refusal.code() }, recorder);
+                }
+            },
             None => driver.take(Input::RoiValues { meta, f: &frame.values }, recorder),
         }
         driver.expire(recorder);

@@ -9,18 +9,16 @@ use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 use hdrhistogram::Histogram;
 
-use super::in_process::{InProcess, Recorder, snapshot};
+use super::in_process::{InProcess, Recorder, driver, snapshot};
 use super::play::{parse_fps, stream_header};
 use super::{ConfigSource, Outcome, print_json};
 use crate::config::RigConfig;
-use crate::config::outputs::RewardDevice;
-use crate::engine::{Clock, Command, CommandOutcome, Driver, Engine, HostClock, Input, LimitTime, Stage};
+use crate::engine::{Clock, Command, CommandOutcome, Engine, HostClock, Input, Stage};
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, Geometry, StripMeta};
 use crate::journal::{Summary, shape_of_header};
 use crate::proto::v1;
 use crate::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
 use crate::source::SyntheticSource;
-use crate::trigger::{Limits, simulated_trigger};
 
 /// Frames that circulate: more than any cache holds at 512 x 512.
 const RING_FRAMES: usize = 64;
@@ -154,10 +152,7 @@ impl Bench {
         let engine = Engine::new(config, &rois, &shape, 0)?;
         let stream = v1::session_head::Stream::Pixels(header);
         let (recorder, path) = Recorder::open(config, "latency", &rois, stream, &engine)?;
-        let reward = &config.outputs.reward;
-        let limits = (reward.device != RewardDevice::None).then(|| Limits::new(&config.limits));
-        let (trigger, timeout_ms) = (simulated_trigger(reward), reward.ack_timeout_ms);
-        let driver = Driver::new(engine, HostClock, limits, LimitTime::Recording, trigger, timeout_ms);
+        let driver = driver(config, engine);
         let pixel_type = source.header().pixel_type;
         let mut assembly = FrameAssembly::new(geometry, pixel_type, config.synthetic.inverted);
         let mut bytes = Vec::new();
@@ -166,7 +161,7 @@ impl Bench {
             let recorded = source.next(&mut bytes);
             let mut slot = FrameSlot::new(geometry, pixel_type);
             let frame = FrameMeta { index: recorded.index, ..FrameMeta::default() };
-            assembly.add(&StripMeta { frame, row_offset_px: 0, row_count_px: 0 }, &bytes, &mut slot)?;
+            assembly.add(&StripMeta::whole(frame), &bytes, &mut slot)?;
             ring.push(slot);
         }
         let floor_ns = floor_ns(&ring);

@@ -17,7 +17,7 @@ use super::in_process;
 use super::play::{Next, Playable, PlayedFrame, parse_fps};
 use super::replay_session;
 use super::summary::RunSummary;
-use super::{ConfigSource, Outcome, print_json, runtime};
+use super::{ConfigSource, Outcome, runtime};
 use crate::config::outputs::RewardDevice;
 use crate::config::{Overload, RigConfig, to_toml};
 use crate::frame::{Geometry, PixelType};
@@ -73,6 +73,13 @@ pub(super) struct ReplayArgs {
     /// Channels that follow one another in the file, faster than planes; wins over what the file says.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64))]
     channels: Option<u32>,
+}
+
+impl ReplayArgs {
+    /// The baseline's length as an override.
+    pub fn baseline(&self) -> Option<String> {
+        self.baseline_frames.map(|frames| format!("baseline.frames={frames}"))
+    }
 }
 
 fn parse_pixel_type(text: &str) -> Result<PixelType, String> {
@@ -168,21 +175,13 @@ pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
         })?
     };
     run.take_warnings();
-    let report = RunSummary::new(&directory, &summary, run.warnings);
-    if json {
-        print_json(&report)?;
-    } else {
-        report.print(&summary);
-    }
+    RunSummary::new(&directory, &summary, run.warnings).tell(&summary, json)?;
     Ok(Outcome::Good)
 }
 
 fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
     let pace = parse_fps(&args.fps)?;
-    let mut more = Vec::new();
-    if let Some(frames) = args.baseline_frames {
-        more.push(format!("baseline.frames={frames}"));
-    }
+    let mut more = Vec::from_iter(args.baseline());
     if args.tail {
         more.push("source.tail=true".to_owned());
     }
@@ -204,11 +203,7 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
         Some(follow) => follow.open(&args.recording, &options)?,
         None => Playable::open(&args.recording, &options)?,
     };
-    // A replay decides every frame: nothing waits for it but the disk. And it never opens a device.
-    config.engine.overload = Overload::Every;
-    if config.outputs.reward.device == RewardDevice::Serial {
-        config.outputs.reward.device = RewardDevice::Simulated;
-    }
+    decide_every_frame(&mut config);
     let name = place(&mut config, args.session_dir.as_deref())?;
     let rois = match (&args.rois, &playable) {
         (Some(path), Playable::Pixels(frames)) => Some(read_rois(path, Some(frames.header().geometry))?),
@@ -226,6 +221,14 @@ fn prepare(args: &ReplayArgs) -> anyhow::Result<Run> {
         ));
     }
     Ok(Run { playable, follow, config, rois, name, pace, rate_hz, warnings, told })
+}
+
+/// A replay decides every frame: nothing waits for it but the disk. And it never opens a device.
+pub(super) fn decide_every_frame(config: &mut RigConfig) {
+    config.engine.overload = Overload::Every;
+    if config.outputs.reward.device == RewardDevice::Serial {
+        config.outputs.reward.device = RewardDevice::Simulated;
+    }
 }
 
 /// Puts the session where it is asked for, or under the configured directory by a name of its own.

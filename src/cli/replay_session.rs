@@ -7,20 +7,18 @@
 
 use anyhow::{Context, bail, ensure};
 
-use super::in_process::{InProcess, Recorder, snapshot};
-use super::replay::{ReplayArgs, place};
+use super::Outcome;
+use super::in_process::{InProcess, Recorder, driver, snapshot};
+use super::replay::{ReplayArgs, decide_every_frame, place};
 use super::summary::RunSummary;
-use super::{Outcome, print_json};
-use crate::config::outputs::RewardDevice;
-use crate::config::{Overload, RigConfig, load_text, to_toml};
-use crate::engine::{Command, Driver, Engine, HostClock, Input, LimitTime, SkipReason, StreamShape};
+use crate::config::{RigConfig, load_text, to_toml};
+use crate::engine::{Command, Engine, Input, SkipReason, StreamShape};
 use crate::frame::FrameSlot;
 use crate::journal::{
     Found, JournalRecord, KeptPixels, SessionFiles, input_of, roi_set_of, shape_of_head, texts, unpack,
 };
 use crate::proto::v1;
 use crate::sample::{RoiSet, read_rois};
-use crate::trigger::{Limits, simulated_trigger};
 
 /// Said wherever the result is shown.
 const NOTE: &str = "the animal acted on what it saw then; with other settings it would have acted otherwise";
@@ -49,12 +47,7 @@ pub(super) fn run(args: &ReplayArgs, json: bool) -> anyhow::Result<Outcome> {
     let Again { recorder, config, path, mut warnings, .. } = again;
     let summary = recorder.finish(&config, &path)?;
     warnings.push(NOTE.to_owned());
-    let report = RunSummary::new(&path, &summary, warnings);
-    if json {
-        print_json(&report)?;
-    } else {
-        report.print(&summary);
-    }
+    RunSummary::new(&path, &summary, warnings).tell(&summary, json)?;
     Ok(Outcome::Good)
 }
 
@@ -64,10 +57,7 @@ fn needs_pixels(what: &str) -> String {
 
 /// The recorded configuration, or another one, with what the command line overrides.
 fn settings(args: &ReplayArgs, recorded: &RigConfig, from_pixels: bool) -> anyhow::Result<RigConfig> {
-    let mut more = Vec::new();
-    if let Some(frames) = args.baseline_frames {
-        more.push(format!("baseline.frames={frames}"));
-    }
+    let more = Vec::from_iter(args.baseline());
     let mut config = if args.source.config.is_some() {
         args.source.load(&more)?
     } else {
@@ -86,10 +76,7 @@ fn settings(args: &ReplayArgs, recorded: &RigConfig, from_pixels: bool) -> anyho
             bail!("{what}: {}", needs_pixels("other settings there"));
         }
     }
-    config.engine.overload = Overload::Every;
-    if config.outputs.reward.device == RewardDevice::Serial {
-        config.outputs.reward.device = RewardDevice::Simulated;
-    }
+    decide_every_frame(&mut config);
     if args.session_dir.is_none() {
         // Beside the recorded one.
         let directory = args.recording.canonicalize().context("the session's directory")?;
@@ -138,10 +125,7 @@ impl<'a> Again<'a> {
             config.record.frames = crate::config::FramesKept::None;
         }
         let (recorder, path) = Recorder::open(&config, name, rois, stream, &engine)?;
-        let reward = &config.outputs.reward;
-        let limits = (reward.device != RewardDevice::None).then(|| Limits::new(&config.limits));
-        let (trigger, timeout_ms) = (simulated_trigger(reward), reward.ack_timeout_ms);
-        let driver = Driver::new(engine, HostClock, limits, LimitTime::Recording, trigger, timeout_ms);
+        let driver = driver(&config, engine);
         Ok(Self { files, config, driver, recorder, path, slot, pixels: None, warnings: Vec::new(), baselines: 0 })
     }
 

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::print_json;
+use crate::journal::inspect::Counters;
 use crate::journal::{Percentiles, Summary};
 
 /// What `demo` and `replay` print.
@@ -11,20 +13,8 @@ use crate::journal::{Percentiles, Summary};
 pub(super) struct RunSummary {
     pub session_dir: PathBuf,
     pub report: PathBuf,
-    pub frames_in: u64,
-    pub frames_decided: u64,
-    pub frames_skipped: u64,
-    pub frames_refused: u64,
-    pub frames_doubted: u64,
-    pub trials: u64,
-    pub hits: u64,
-    pub aversive: u64,
-    pub misses: u64,
-    pub rewards_intended: u64,
-    pub rewards_sent: u64,
-    pub rewards_acknowledged: u64,
-    pub rewards_unknown: u64,
-    pub rewards_limited: u64,
+    #[serde(flatten)]
+    pub counters: Counters,
     pub latency_us: Percentiles,
     pub stages_us: serde_json::Map<String, serde_json::Value>,
     pub warnings: Vec<String>,
@@ -33,7 +23,6 @@ pub(super) struct RunSummary {
 impl RunSummary {
     /// Of a session in `directory`.
     pub fn new(directory: &Path, summary: &Summary, warnings: Vec<String>) -> Self {
-        let c = &summary.counters;
         let latencies = summary.latencies();
         let stages = latencies
             .iter()
@@ -42,44 +31,34 @@ impl RunSummary {
         Self {
             session_dir: directory.to_owned(),
             report: directory.join(crate::journal::REPORT_FILE),
-            frames_in: c.frames_in,
-            frames_decided: c.frames_decided,
-            frames_skipped: c.frames_skipped,
-            frames_refused: c.frames_refused,
-            frames_doubted: c.frames_doubted,
-            trials: c.trials,
-            hits: c.hits,
-            aversive: c.aversive,
-            misses: c.misses,
-            rewards_intended: c.rewards_intended,
-            rewards_sent: c.rewards_sent,
-            rewards_acknowledged: c.rewards_acknowledged,
-            rewards_unknown: c.rewards_unknown,
-            rewards_limited: c.rewards_limited,
+            counters: Counters::of(&summary.counters),
             latency_us: Percentiles::of(&summary.total),
             stages_us: stages.collect(),
             warnings,
         }
     }
 
+    /// For programs as JSON, otherwise for people.
+    pub fn tell(&self, summary: &Summary, json: bool) -> anyhow::Result<()> {
+        if json {
+            return print_json(self);
+        }
+        self.print(summary);
+        Ok(())
+    }
+
     /// For people.
-    pub fn print(&self, summary: &Summary) {
+    fn print(&self, summary: &Summary) {
         println!();
-        println!(
-            "trials   {} begun: {} hits, {} aversive, {} misses",
-            self.trials, self.hits, self.aversive, self.misses
-        );
+        let c = &self.counters;
+        println!("trials   {} begun: {} hits, {} aversive, {} misses", c.trials, c.hits, c.aversive, c.misses);
         println!(
             "rewards  {} intended, {} sent, {} acknowledged, {} unknown, {} stopped by a limit",
-            self.rewards_intended,
-            self.rewards_sent,
-            self.rewards_acknowledged,
-            self.rewards_unknown,
-            self.rewards_limited
+            c.rewards_intended, c.rewards_sent, c.rewards_acknowledged, c.rewards_unknown, c.rewards_limited
         );
         println!(
             "frames   {} in, {} decided ({} doubted by registration), {} skipped, {} refused",
-            self.frames_in, self.frames_decided, self.frames_doubted, self.frames_skipped, self.frames_refused
+            c.frames_in, c.frames_decided, c.frames_doubted, c.frames_skipped, c.frames_refused
         );
         println!();
         println!("latency in us   {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");

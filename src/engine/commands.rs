@@ -1,7 +1,7 @@
 //! Commands, silence, and what comes back from the outputs.
 
 use super::{Command, CommandOutcome, DeviceReport, Engine, EventKind, Phase, RoiIds, WARNING_TEMPLATE_LOST};
-use crate::task::{CalibrationError, CalibrationInput, TaskState, calibrate};
+use crate::task::{CalibrationError, CalibrationInput, Screen, TaskState, calibrate};
 use crate::trigger::{Cause, LimitVerdict, TriggerId};
 
 impl Engine {
@@ -139,20 +139,21 @@ impl Engine {
     /// Grey at once, not only with the next frame.
     fn stand_still(&mut self) {
         self.task.pause();
+        self.show_grey(TaskState::Paused);
+    }
+
+    fn show_grey(&mut self, task_state: TaskState) {
         let s = &mut self.state;
-        s.task_state = TaskState::Paused;
-        s.screen = crate::task::Screen::Grey;
+        s.task_state = task_state;
+        s.screen = Screen::Grey;
         s.shown_deg = None;
     }
 
     fn end(&mut self, kind: EventKind) -> CommandOutcome {
         self.task.stop();
-        let s = &mut self.state;
-        s.phase = Phase::Ended;
-        s.task_state = TaskState::Idle;
-        s.screen = crate::task::Screen::Grey;
-        s.shown_deg = None;
-        s.phase_frame = 0;
+        self.show_grey(TaskState::Idle);
+        self.state.phase = Phase::Ended;
+        self.state.phase_frame = 0;
         self.event(kind, 0, 0.0);
         CommandOutcome::TookEffect
     }
@@ -214,9 +215,7 @@ impl Engine {
             self.task.stop();
             self.forget_baseline();
             self.state.phase = Phase::Idle;
-            self.state.task_state = TaskState::Idle;
-            self.state.screen = crate::task::Screen::Grey;
-            self.state.shown_deg = None;
+            self.show_grey(TaskState::Idle);
             self.event(EventKind::Warning, WARNING_TEMPLATE_LOST, 0.0);
         } else if self.state.phase == Phase::Task {
             self.stand_still();

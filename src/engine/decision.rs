@@ -383,11 +383,7 @@ impl Decision {
 
     /// How far the masks were moved on the frame, down and right, in pixels.
     pub fn moved_px(&self) -> (f64, f64) {
-        let Registration { dy_px, dx_px, .. } = self.registration;
-        match self.offset {
-            Some(o) if o.trusted => (o.dy_px + dy_px, o.dx_px + dx_px),
-            _ => (dy_px, dx_px),
-        }
+        self.registration.moved_px(self.offset)
     }
 
     /// Whether registration doubts the frame. Without a template there is nothing to doubt it against.

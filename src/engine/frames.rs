@@ -30,13 +30,8 @@ impl Engine {
             path.observe(view.samples);
         }
         let offset = path.rigid.offset();
-        // The masks go where the offset is sure, and stay where they were drawn when it is not.
-        let (dy, dx) = match offset {
-            Some(o) if o.trusted => (o.dy_px + registration.dy_px, o.dx_px + registration.dx_px),
-            _ => (registration.dy_px, registration.dx_px),
-        };
         self.odd_lines_px = path.rigid.odd_lines_px();
-        path.sampler.step_lines(&view, (dy, dx), self.odd_lines_px, &mut path.samples);
+        path.sampler.step_lines(&view, registration.moved_px(offset), self.odd_lines_px, &mut path.samples);
         self.decision.f.extend_from_slice(&path.samples.f);
         if path.has_neuropil {
             self.decision.f_neuropil.extend_from_slice(&path.samples.f_neuropil);

@@ -16,6 +16,13 @@ pub struct StripMeta {
     pub row_count_px: u32,
 }
 
+impl StripMeta {
+    /// A frame in one piece.
+    pub const fn whole(frame: FrameMeta) -> Self {
+        Self { frame, row_offset_px: 0, row_count_px: 0 }
+    }
+}
+
 /// Why a frame cannot be used. The message names both what came and what was expected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum FrameRefusal {

@@ -12,7 +12,7 @@ use super::kept_pixels::{Found, KeptPixels};
 use super::pixels::{unpack, unpack_boxes};
 use super::reader::{JournalError, JournalRecord, SessionFiles};
 use crate::config::{ConfigError, load_text};
-use crate::engine::{Engine, EngineError, Input, StreamShape};
+use crate::engine::{Engine, EngineError, Input, Sampled, StreamShape};
 use crate::frame::FrameSlot;
 use crate::proto::v1;
 
@@ -278,31 +278,35 @@ impl Verifier {
             self.trust = Trust::Nothing;
             return self.damage(format!("input {} makes no sense", input.input_seq));
         };
-        let from_pixels = input.kind() == v1::InputKind::Frame && self.fill_slot(input, recorded);
-        if from_pixels && let Some(slot) = &mut self.slot {
-            if let Input::Sampled(sampled) = &taken {
-                slot.meta = sampled.meta;
-            }
+        let mut from_pixels = false;
+        if let Input::Sampled(sampled) = &taken
+            && self.fill_slot(recorded, sampled)
+            && let Some(slot) = &mut self.slot
+        {
+            slot.meta = sampled.meta;
             taken = Input::Frame(slot);
+            from_pixels = true;
         }
         let computed = encode_decision(self.engine.step(&taken).decision);
         self.compare(input, recorded, computed, from_pixels);
     }
 
     /// Whether the frame's pixels are in the slot, and the engine knows what it knew when it saw them.
-    fn fill_slot(&mut self, input: &v1::InputRecord, recorded: &v1::DecisionRecord) -> bool {
+    fn fill_slot(&mut self, recorded: &v1::DecisionRecord, sampled: &Sampled<'_>) -> bool {
         let (Some(pixels), Some(slot)) = (&mut self.pixels, &mut self.slot) else { return false };
-        let what = match pixels.find(input.input_seq) {
+        let what = match pixels.find(recorded.input_seq) {
             Found::Pixels(record) if record.patches.is_empty() => match unpack(&record, slot) {
                 Ok(()) => return self.trust == Trust::Everything,
                 Err(e) => Some(e.to_string()),
             },
             Found::Pixels(record) => match unpack_boxes(&record, slot) {
-                Ok(()) => self.sampled_again(recorded),
+                Ok(()) => self.sampled_again(recorded, sampled),
                 Err(e) => Some(e.to_string()),
             },
             Found::NotKept => None,
-            Found::Missing => Some(format!("{}: the pixels of input {} are missing", pixels.path(), input.input_seq)),
+            Found::Missing => {
+                Some(format!("{}: the pixels of input {} are missing", pixels.path(), recorded.input_seq))
+            }
             Found::Damaged(what) => {
                 self.pixels = None;
                 Some(what)
@@ -316,16 +320,14 @@ impl Verifier {
     }
 
     /// Whether the boxes that were kept give the F that was recorded; what is wrong otherwise.
-    fn sampled_again(&mut self, recorded: &v1::DecisionRecord) -> Option<String> {
+    fn sampled_again(&mut self, recorded: &v1::DecisionRecord, sampled: &Sampled<'_>) -> Option<String> {
         let d = recorded;
         // On the baseline's last frame the offset in the record is the one that holds from then on.
         let ends_baseline = d.event_kind.contains(&(v1::EventKind::BaselineDone as i32));
         if d.f_counts.is_empty() || ends_baseline {
             return None;
         }
-        let trusted =
-            if d.offset_score >= 0.0 && d.offset_trusted { (d.offset_dy_px, d.offset_dx_px) } else { (0.0, 0.0) };
-        let moved_px = (trusted.0 + d.dy_px, trusted.1 + d.dx_px);
+        let moved_px = sampled.registration.moved_px(sampled.offset);
         let (f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, moved_px, d.odd_lines_px)?;
         let same = |a: &[f64], b: &[f64]| a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
         if same(f, &d.f_counts) && same(neuropil, &d.f_neuropil_counts) {

@@ -78,6 +78,15 @@ impl Registration {
     pub const fn none() -> Self {
         Self { dy_px: 0.0, dx_px: 0.0, score: 0.0, verdict: FitVerdict::Off, reacquired: false }
     }
+
+    /// How far masks lie on the frame from where they were drawn, down and right, in pixels: they follow the template
+    /// where its `offset` is sure, and are taken to have been drawn on it where it is not.
+    pub fn moved_px(&self, offset: Option<TemplateOffset>) -> (f64, f64) {
+        match offset {
+            Some(o) if o.trusted => (o.dy_px + self.dy_px, o.dx_px + self.dx_px),
+            _ => (self.dy_px, self.dx_px),
+        }
+    }
 }
 
 /// Where the template's content lies relative to the ROI set's reference image.

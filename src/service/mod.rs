@@ -13,6 +13,7 @@
 
 mod activity;
 mod control;
+mod disk_watch;
 mod events;
 mod feedback;
 mod idempotency;

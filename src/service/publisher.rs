@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
+use super::disk_watch::DiskWatch;
 use crate::engine::{
     Clock, Command, CommandOutcome, Engine, EventKind, Flags, FrameItem, HostClock, InputSummary, PublisherEnds,
     SkipReason, Snapshot, UsedFrame,
@@ -26,8 +27,6 @@ const EVENTS_KEPT: usize = 100_000;
 const NAP: Duration = Duration::from_millis(20);
 /// Time between health samples, in nanoseconds.
 const HEALTH_NS: u64 = 1_000_000_000;
-/// Inputs that are not durable whose age is known; the oldest are what counts.
-const BEHIND_KEPT: usize = 1 << 16;
 
 /// Events of a session, numbered from 0 without gaps; the oldest are forgotten.
 #[derive(Debug, Default)]
@@ -98,7 +97,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// Of a session whose journal is written by `writer`.
+    /// Of a session whose record fares as `record` says.
     pub fn new(record: Arc<RecordStatus>) -> Self {
         Self {
             steps: broadcast::Sender::new(STEPS_KEPT),
@@ -566,60 +565,6 @@ impl Publisher {
     }
 }
 
-/// Watches how far what is durable lags behind what is published.
-struct DiskWatch {
-    stall_ns: u64,
-    /// Inputs that are not durable, with when they were published.
-    behind: VecDeque<(u64, u64)>,
-    /// The largest lag of a stall that lasts, in nanoseconds.
-    stalled_ns: Option<u64>,
-    /// What was announced so far.
-    dropped: u64,
-    lost: u64,
-    /// Records were lost at the last look.
-    recovers: bool,
-}
-
-impl DiskWatch {
-    fn new(stall_ns: u64) -> Self {
-        Self { stall_ns, behind: VecDeque::new(), stalled_ns: None, dropped: 0, lost: 0, recovers: false }
-    }
-
-    fn published(&mut self, input_seq: u64, now_ns: u64) {
-        // A disk that never answers again must not fill the memory; the oldest tells how long it has been.
-        if self.behind.len() < BEHIND_KEPT {
-            self.behind.push_back((input_seq, now_ns));
-        }
-    }
-
-    fn lag_ns(&self, now_ns: u64) -> u64 {
-        self.behind.front().map_or(0, |(_, since_ns)| now_ns.saturating_sub(*since_ns))
-    }
-
-    /// The beginning or the end of a stall, with its length so far, in seconds.
-    fn look(&mut self, now_ns: u64, durable_through: Option<u64>) -> Option<(v1::EventKind, f64)> {
-        while self.behind.front().is_some_and(|(seq, _)| durable_through.is_some_and(|through| *seq <= through)) {
-            self.behind.pop_front();
-        }
-        let lag_ns = self.lag_ns(now_ns);
-        match self.stalled_ns {
-            None if lag_ns > self.stall_ns => {
-                self.stalled_ns = Some(lag_ns);
-                Some((v1::EventKind::DiskStalled, lag_ns as f64 / 1e9))
-            }
-            Some(longest_ns) if lag_ns <= self.stall_ns => {
-                self.stalled_ns = None;
-                Some((v1::EventKind::DiskAnswers, longest_ns as f64 / 1e9))
-            }
-            Some(longest_ns) => {
-                self.stalled_ns = Some(longest_ns.max(lag_ns));
-                None
-            }
-            None => None,
-        }
-    }
-}
-
 /// Memory of this process that is resident, in bytes; 0 where the system does not say.
 fn resident_bytes() -> u64 {
     #[cfg(target_os = "linux")]
@@ -631,24 +576,5 @@ fn resident_bytes() -> u64 {
     #[cfg(not(target_os = "linux"))]
     {
         0
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_disk_that_lags_is_one_event_and_its_return_another() {
-        let mut watch = DiskWatch::new(100);
-        watch.published(1, 0);
-        watch.published(2, 90);
-        assert_eq!(watch.look(100, None), None);
-        assert_eq!(watch.look(101, None), Some((v1::EventKind::DiskStalled, 101e-9)));
-        assert_eq!(watch.look(150, None), None);
-        // The first is durable now, and the second has not waited long.
-        assert_eq!(watch.look(160, Some(1)), Some((v1::EventKind::DiskAnswers, 150e-9)));
-        assert_eq!(watch.look(200, Some(2)), None);
-        assert_eq!(watch.lag_ns(10_000), 0);
     }
 }

@@ -72,6 +72,48 @@ pub(super) enum Beginning {
     GoesOn(Box<ResumePoint>),
 }
 
+/// What decides, before anything is opened.
+struct Built {
+    config: RigConfig,
+    engine: Engine,
+    /// Of a new session; one that goes on has them in its journal.
+    rois: RoiSet,
+    limits: Option<Limits>,
+}
+
+impl Beginning {
+    /// The engine and the limits: new, or in the state that was recorded.
+    fn build(&self, stream: &v1::session_head::Stream) -> Result<Built, Status> {
+        let new_limits = |config: &RigConfig| {
+            (config.outputs.reward.device != RewardDevice::None).then(|| Limits::new(&config.limits))
+        };
+        match self {
+            Beginning::New(draft) => {
+                let config = draft.config.clone();
+                let shape = shape_of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
+                let rois = rois_of(draft.rois.as_ref(), &config.rois.file, shape.geometry()).map_err(refused)?;
+                let engine = Engine::new(&config, &rois, &shape, 0).map_err(refused)?;
+                let limits = new_limits(&config);
+                Ok(Built { config, engine, rois, limits })
+            }
+            Beginning::GoesOn(point) => {
+                let config = load_text(&point.head.config_toml, &[]).map_err(refused)?;
+                let mut engine = engine_of(&point.head).map_err(refused)?;
+                engine.load(&point.state).map_err(refused)?;
+                let mut limits = new_limits(&config);
+                if let Some(limits) = limits.as_mut().filter(|_| !point.limits.is_empty()) {
+                    limits.load(&point.limits, HostClock.now_ns()).map_err(refused)?;
+                }
+                Ok(Built { config, engine, rois: RoiSet::default(), limits })
+            }
+        }
+    }
+}
+
+fn refused(e: impl std::fmt::Display) -> Status {
+    Status::failed_precondition(e.to_string())
+}
+
 /// The rewards' device, and, where it has one, the half that reads what it answers.
 type Device = (Box<dyn Trigger + Send>, Option<SerialReader>);
 
@@ -79,36 +121,14 @@ impl Session {
     /// Opens a session for a stream: reads the ROIs, builds the engine, opens the device, makes the directory or the
     /// next segment in it, starts the threads. Blocks for as long as that takes; not for tokio's own threads.
     pub fn open(beginning: &Beginning, stream: v1::session_head::Stream, mode: RigMode) -> Result<Arc<Self>, Status> {
-        let refused = |e: &dyn std::fmt::Display| Status::failed_precondition(e.to_string());
-        let config = match beginning {
-            Beginning::New(draft) => draft.config.clone(),
-            Beginning::GoesOn(point) => load_text(&point.head.config_toml, &[]).map_err(|e| refused(&e))?,
-        };
-        let mut limits =
-            Some(Limits::new(&config.limits)).filter(|_| config.outputs.reward.device != RewardDevice::None);
-        let (engine, rois) = match beginning {
-            Beginning::New(draft) => {
-                let shape = shape_of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
-                let rois =
-                    rois_of(draft.rois.as_ref(), &config.rois.file, shape.geometry()).map_err(|e| refused(&e))?;
-                (Engine::new(&config, &rois, &shape, 0).map_err(|e| refused(&e))?, rois)
-            }
-            Beginning::GoesOn(point) => {
-                let mut engine = engine_of(&point.head).map_err(|e| refused(&e))?;
-                engine.load(&point.state).map_err(|e| refused(&e))?;
-                if let Some(limits) = limits.as_mut().filter(|_| !point.limits.is_empty()) {
-                    limits.load(&point.limits, HostClock.now_ns()).map_err(|e| refused(&e))?;
-                }
-                (engine, RoiSet::default())
-            }
-        };
+        let Built { config, engine, rois, limits } = beginning.build(&stream)?;
         // The device first: a session whose valve is missing leaves no directory behind.
         let (trigger, reader) = open_device(&config.outputs.reward, mode)?;
         let directory = match beginning {
             Beginning::New(draft) => SessionDirectory::create(&config, &draft.name, &rois, stream),
             Beginning::GoesOn(point) => SessionDirectory::go_on(&config, point),
         };
-        let directory = directory.map_err(|e| refused(&e))?;
+        let directory = directory.map_err(refused)?;
         let shape = shape_of_head(&directory.head);
         let keeps_pixels = config.record.frames != FramesKept::None;
         // Slots whose pixels wait for the disk come on top of those that wait for the engine.
@@ -126,7 +146,7 @@ impl Session {
             .open_pixels(&config, engine.roi_boxes(), patient, move |slot| {
                 let _ = give_back.try_send(slot);
             })
-            .map_err(|e| refused(&e))?;
+            .map_err(refused)?;
         let SessionDirectory { session_id, path, head, writer } = directory;
         let settings = settings(&config, &head, mode);
         let limit_time = if mode == RigMode::Live { LimitTime::Host } else { LimitTime::Recording };
@@ -424,8 +444,7 @@ pub(super) fn open_device(config: &RewardOutputConfig, mode: RigMode) -> Result<
     match (config.device, mode) {
         (RewardDevice::Serial, RigMode::Live) => {
             let session = (crate::journal::wall_ns() / 1_000_000_000) as u32;
-            let (trigger, reader) =
-                SerialTrigger::open(config, session).map_err(|e| Status::failed_precondition(e.to_string()))?;
+            let (trigger, reader) = SerialTrigger::open(config, session).map_err(refused)?;
             Ok((Box::new(trigger), Some(reader)))
         }
         (RewardDevice::Serial, RigMode::Replay) | (RewardDevice::Simulated | RewardDevice::None, _) => {

@@ -142,8 +142,8 @@ impl Pass {
             }
         }
         self.input(&input, &decision, timing);
-        for k in 0..decision.event_kind.len() {
-            self.event(&decision, k);
+        for (event, &number) in events(&decision).zip(&decision.event_kind) {
+            self.event(&decision, event, number);
         }
     }
 
@@ -248,9 +248,9 @@ impl Pass {
         }
     }
 
-    fn event(&mut self, d: &v1::DecisionRecord, k: usize) {
-        let Some((kind, id, value)) = events(d).nth(k) else { return };
-        let name = kind.map_or_else(|| format!("unknown_{}", d.event_kind[k]), event_name);
+    /// An event, and the number that stands for its kind.
+    fn event(&mut self, d: &v1::DecisionRecord, (kind, id, value): (Option<EventKind>, u64, f64), number: i32) {
+        let name = kind.map_or_else(|| format!("unknown_{number}"), event_name);
         let found = &mut self.segment;
         *found.events.entry(name).or_default() += 1;
         let frame = d.frame_index;
