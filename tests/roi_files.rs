@@ -1,21 +1,13 @@
 //! ROI files as other programs wrote them. The numbers were computed with numpy from the same files.
 
+mod outside;
+
 use apical::config::sample::SampleConfig;
 use apical::frame::Geometry;
 use apical::sample::{ReferenceKind, RoiFileError, RoiSet, Sampler, formats, read_rois};
+use outside::real;
 use proptest::prelude::*;
 use std::path::{Path, PathBuf};
-
-/// A file of recorded data, or `None`, said aloud, where there is none.
-fn real(name: &str) -> Option<PathBuf> {
-    let beside = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")).to_path_buf();
-    let path = std::env::var_os("APICAL_SHARED").map_or(beside, PathBuf::from).join("data/real").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("skipped: {} is missing", path.display());
-    None
-}
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/suite2p").join(name)

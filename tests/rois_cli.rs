@@ -1,24 +1,14 @@
 //! `apical rois` as a person calls it: pictures, lists, conversions, and what it says of files that it cannot use.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+mod outside;
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 use apical::sample::read_rois;
+use outside::{fixture, real};
 use serde_json::Value;
-
-fn real(name: &str) -> Option<PathBuf> {
-    let beside = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared")).to_path_buf();
-    let path = std::env::var_os("APICAL_SHARED").map_or(beside, PathBuf::from).join("data/real").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is missing", path.display());
-    None
-}
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/rois").join(name)
-}
 
 fn rois(command: &str, paths: &[&Path], more: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_apical")).args(["rois", command]).args(paths).args(more).output().unwrap()
@@ -126,6 +116,31 @@ fn a_list_has_place_size_and_centre_of_every_roi() {
     let listing: Value = serde_json::from_str(&text(&plane)).unwrap();
     let ids: Vec<_> = listing["rois"].as_array().unwrap().iter().map(|roi| roi["id"].as_u64().unwrap()).collect();
     assert_eq!(ids, [3, 4, 5]);
+}
+
+/// A pipe can be read once, and has no size.
+#[cfg(unix)]
+#[test]
+fn a_set_is_read_from_a_pipe() {
+    for name in ["mean_seg.npy", "cells.json"] {
+        let bytes = if name == "cells.json" {
+            let set = read_rois(&fixture("mean_seg.npy"), None).unwrap();
+            apical::sample::formats::json::write(&set).into_bytes()
+        } else {
+            std::fs::read(fixture(name)).unwrap()
+        };
+        let mut child = Command::new(env!("CARGO_BIN_EXE_apical"))
+            .args(["rois", "show", "/dev/stdin", "--json"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(&bytes).unwrap();
+        let listing: Value = serde_json::from_str(&text(&child.wait_with_output().unwrap())).unwrap();
+        let expected = read_rois(&fixture("mean_seg.npy"), None).unwrap().rois.len();
+        assert_eq!(listing["rois"].as_array().unwrap().len(), expected, "{name}");
+    }
 }
 
 #[test]

@@ -9,10 +9,10 @@ use super::npy::NumberType;
 use super::{RoiFile, RoiFileError, caiman, nwb};
 use crate::frame::Geometry;
 use rust_hdf5::{ByteOrder, DatatypeMessage, H5Dataset, H5File, H5Group, Hdf5Error, StorageLayout};
-use std::io::Read;
 use std::path::Path;
 
-const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
+/// How such a file begins.
+pub(super) const MAGIC: &[u8] = b"\x89HDF\r\n\x1a\n";
 
 /// Most bytes of one range of rows, and of one chunk.
 pub(super) const MOST_BYTES: u64 = 1 << 29;
@@ -20,15 +20,6 @@ pub(super) const MOST_BYTES: u64 = 1 << 29;
 pub(super) const MOST_ROIS: u64 = 1_000_000;
 /// Deflate packs at most 1,032 bytes into one.
 const MOST_PACKED: u64 = 1_100;
-
-/// Whether the file begins as HDF5 does.
-pub(super) fn is_hdf5(path: &Path) -> Result<bool, RoiFileError> {
-    let read_error = |error| RoiFileError::Read { path: path.into(), error };
-    let mut begin = Vec::new();
-    let file = std::fs::File::open(path).map_err(read_error)?;
-    file.take(MAGIC.len() as u64).read_to_end(&mut begin).map_err(read_error)?;
-    Ok(begin == MAGIC)
-}
 
 /// Reads the ROIs of an HDF5 file of CaImAn or NWB.
 pub(super) fn read(path: &Path, geometry: Option<Geometry>) -> Result<RoiFile, RoiFileError> {

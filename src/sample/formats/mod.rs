@@ -36,6 +36,7 @@ pub use pickle::PickleError;
 
 use crate::frame::Geometry;
 use crate::sample::rois::{RoiSet, RoiSetError};
+use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
@@ -195,36 +196,48 @@ pub enum RoiFileError {
 /// # Errors
 /// The file cannot be read, or holds something that is no cell.
 pub fn read_rois(path: &Path, geometry: Option<Geometry>) -> Result<RoiSet, RoiFileError> {
-    let RoiFile { set, no_cells, .. } = read_roi_file(path, geometry)?;
+    let (RoiFile { set, no_cells, .. }, _) = read_alone(path, geometry)?;
     if no_cells.is_empty() { Ok(set) } else { Err(RoiFileError::NoArea { path: path.into(), no_cells }) }
 }
 
-/// As [`read_rois`], with what the file says beside its ROIs.
+/// As [`read_rois`], with what the file, and the `iscell.npy` beside one of suite2p, say of its ROIs.
 ///
 /// # Errors
 /// The file cannot be read.
 pub fn read_roi_file(path: &Path, geometry: Option<Geometry>) -> Result<RoiFile, RoiFileError> {
-    let plain = |set| RoiFile { set, accepted: None, no_cells: Vec::new() };
-    // An NWB file may hold the whole recording: only its masks are read, and its size says nothing.
-    if hdf5::is_hdf5(path)? {
-        return hdf5::read(path, geometry);
+    let (mut file, is_suite2p) = read_alone(path, geometry)?;
+    if is_suite2p {
+        file.accepted = suite2p::accepted(path, file.set.rois.len())?;
     }
-    let bytes = read_bytes(path)?;
+    Ok(file)
+}
+
+/// A file without what lies beside it and is no part of the ROIs; and whether it is a `stat.npy`.
+fn read_alone(path: &Path, geometry: Option<Geometry>) -> Result<(RoiFile, bool), RoiFileError> {
+    let plain = |set| (RoiFile { set, accepted: None, no_cells: Vec::new() }, false);
+    let whole = |file| (file, false);
+    let read_error = |error| RoiFileError::Read { path: path.into(), error };
+    let mut file = File::open(path).map_err(read_error)?;
+    let mut begin = Vec::new();
+    file.by_ref().take(hdf5::MAGIC.len() as u64).read_to_end(&mut begin).map_err(read_error)?;
+    // An NWB file may hold the whole recording: only its masks are read, and its size says nothing.
+    if begin == hdf5::MAGIC {
+        return hdf5::read(path, geometry).map(whole);
+    }
+    let bytes = read_rest(path, &file, begin)?;
     if bytes.starts_with(npy::MAGIC) {
         return if cellpose::is_one_object(&bytes) {
             cellpose::read(path, &bytes, geometry).map(plain)
         } else {
-            let set = suite2p::read(path, &bytes, geometry)?;
-            let accepted = suite2p::accepted(path, set.rois.len())?;
-            Ok(RoiFile { set, accepted, no_cells: Vec::new() })
+            suite2p::read(path, &bytes, geometry).map(|set| (plain(set).0, true))
         };
     }
     if bytes.starts_with(imagej::MAGIC) {
         let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-        return imagej::read(path, &[imagej::Member { stem, bytes }], geometry);
+        return imagej::read(path, &[imagej::Member { stem, bytes }], geometry).map(whole);
     }
     if bytes.starts_with(imagej::ZIP_MAGIC) {
-        return imagej::read(path, &imagej::members(path, &bytes)?, geometry);
+        return imagej::read(path, &imagej::members(path, &bytes)?, geometry).map(whole);
     }
     let text = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&bytes);
     match text.iter().find(|byte| !byte.is_ascii_whitespace()) {
@@ -265,20 +278,22 @@ pub fn rois_of(given: Option<&RoiSet>, file: &Path, geometry: Option<Geometry>) 
 }
 
 pub(crate) fn read_bytes(path: &Path) -> Result<Vec<u8>, RoiFileError> {
+    let file = File::open(path).map_err(|error| RoiFileError::Read { path: path.into(), error })?;
+    read_rest(path, &file, Vec::new())
+}
+
+/// The bytes of a file of which these have been read. A pipe is read once.
+fn read_rest(path: &Path, file: &File, mut bytes: Vec<u8>) -> Result<Vec<u8>, RoiFileError> {
     let read_error = |error| RoiFileError::Read { path: path.into(), error };
-    let bytes = std::fs::metadata(path).map_err(read_error)?.len();
-    if bytes > MAX_FILE_BYTES {
-        return Err(RoiFileError::TooLarge { path: path.into(), bytes, limit: MAX_FILE_BYTES });
+    let too_large = |bytes| RoiFileError::TooLarge { path: path.into(), bytes, limit: MAX_FILE_BYTES };
+    let size = file.metadata().map_err(read_error)?.len();
+    if size > MAX_FILE_BYTES {
+        return Err(too_large(size));
     }
     // A file may grow, and a pipe has no size: what is read is limited as well as what the system says.
-    let mut read = Vec::new();
-    let file = std::fs::File::open(path).map_err(read_error)?;
-    file.take(MAX_FILE_BYTES + 1).read_to_end(&mut read).map_err(read_error)?;
-    let bytes = read.len() as u64;
-    if bytes > MAX_FILE_BYTES {
-        return Err(RoiFileError::TooLarge { path: path.into(), bytes, limit: MAX_FILE_BYTES });
-    }
-    Ok(read)
+    let left = MAX_FILE_BYTES + 1 - bytes.len() as u64;
+    file.take(left).read_to_end(&mut bytes).map_err(read_error)?;
+    if bytes.len() as u64 > MAX_FILE_BYTES { Err(too_large(bytes.len() as u64)) } else { Ok(bytes) }
 }
 
 /// The one size that file and caller agree on; checked, so that whoever rasterises can rely on it.
