@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use apical::engine::{Command, Engine, Input};
 use apical::export::write_tables;
 use apical::frame::{FrameMeta, FrameSlot, Geometry, PixelType};
-use apical::journal::{Found, JournalRecord, KeptPixels, SessionFiles, inspect, unpack};
+use apical::journal::{Found, JournalRecord, SessionFiles, inspect, unpack};
 use apical::proto::v1;
 use apical::sample::RoiSet;
 use common::record::{Recording, recorded};
@@ -48,10 +48,10 @@ fn contents(session: &Path) -> String {
     });
     read.expect("it is whole");
     let head = files.head().expect("a head");
-    if let (Some(path), Some(v1::session_head::Stream::Pixels(header))) = (&files.segments[0].pixels, &head.stream) {
+    let kept = files.kept_pixels(0).expect("pixels");
+    if let (Some(mut pixels), Some(v1::session_head::Stream::Pixels(header))) = (kept, &head.stream) {
         let geometry = Geometry::new(header.height_px as usize, header.width_px as usize);
         let mut slot = FrameSlot::new(geometry, PixelType::U16);
-        let mut pixels = KeptPixels::open(path).expect("pixels");
         for seq in 0..10_000 {
             if let Found::Pixels(record) = pixels.find(seq) {
                 unpack(&record, &mut slot).expect("a frame");

@@ -2,19 +2,17 @@
 //! shifts and dF/F against the truth. Needs `../shared` and a Python with numpy, scipy and tifffile; says so where they
 //! are missing.
 
+mod outside;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use apical::journal::{JournalRecord, SessionFiles};
 use apical::proto::v1;
+use outside::{correlation, python, shared};
 
 const FRAMES: usize = 900;
 const BASELINE_FRAMES: usize = 300;
-
-fn shared() -> PathBuf {
-    std::env::var_os("APICAL_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from)
-}
 
 /// Renders a movie into the test's directory, unless it is there already; `None` where that cannot be.
 fn movie(name: &str, more: &[&str]) -> Option<PathBuf> {
@@ -23,15 +21,7 @@ fn movie(name: &str, more: &[&str]) -> Option<PathBuf> {
         println!("skipped: {} is missing", script.display());
         return None;
     }
-    let python = std::env::var("APICAL_PYTHON").unwrap_or_else(|_| "python3".to_owned());
-    let has_packages = Command::new(&python)
-        .args(["-c", "import numpy, scipy, tifffile"])
-        .output()
-        .is_ok_and(|out| out.status.success());
-    if !has_packages {
-        println!("skipped: {python} has no numpy, scipy and tifffile");
-        return None;
-    }
+    let python = python("numpy, scipy, tifffile")?;
     let out = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
     if !out.join("ops.npy").is_file() {
         let made = Command::new(&python)
@@ -80,13 +70,6 @@ fn truth(movie: &Path, name: &str) -> Vec<f64> {
     let mut archive = zip::ZipArchive::new(file).expect("an npz is a zip");
     let npy = npyz::NpyFile::new(archive.by_name(&format!("{name}.npy")).expect("the array")).expect("npy");
     npy.into_vec::<f32>().expect("float32").into_iter().map(f64::from).collect()
-}
-
-fn correlation(a: &[f64], b: &[f64]) -> f64 {
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(&x, &y)| f(x - ma, y - mb)).sum::<f64>();
-    sum(&|x, y| x * y) / (sum(&|x, _| x * x) * sum(&|_, y| y * y)).sqrt()
 }
 
 /// Every frame decided in order; shifts within 0.15 px RMSE per axis, none beyond 1 px; the 20 liveliest cells at 0.9.

@@ -2,9 +2,12 @@
 //! wrote the numbers beside it with pinned versions from PyPI. Rates within 1e-4; on recorded cells the correlation
 //! with the true spikes within 0.005.
 
-use std::path::{Path, PathBuf};
+mod outside;
+
+use std::path::Path;
 
 use apical::activity::{Deconvolver, HISTORY_FRAMES, Poles, Windows};
+use outside::{correlation, real};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 
@@ -40,11 +43,6 @@ struct Cell {
 fn reference(name: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference").join(name);
     std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
-}
-
-fn shared() -> PathBuf {
-    std::env::var_os("APICAL_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from)
 }
 
 /// A deconvolver of one ROI.
@@ -96,20 +94,9 @@ fn binned(values: &[f64]) -> Vec<f64> {
     values.chunks_exact(4).map(|bin| bin.iter().sum()).collect()
 }
 
-fn correlation(a: &[f64], b: &[f64]) -> f64 {
-    let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;
-    let (ma, mb) = (mean(a), mean(b));
-    let sum = |f: &dyn Fn(f64, f64) -> f64| a.iter().zip(b).map(|(&a, &b)| f(a - ma, b - mb)).sum::<f64>();
-    sum(&|a, b| a * b) / (sum(&|a, _| a * a) * sum(&|_, b| b * b)).sqrt()
-}
-
 #[test]
 fn on_recorded_cells_the_rate_follows_the_true_spikes_as_the_published_implementation_does() {
-    let folder = shared().join("data/real/spikes");
-    if !folder.is_dir() {
-        println!("skipped: {} is not there", folder.display());
-        return;
-    }
+    let Some(folder) = real("spikes") else { return };
     let calcium = columns(&folder.join("5.train.calcium.csv"));
     let spikes = columns(&folder.join("5.train.spikes.csv"));
     let read: Cells = serde_json::from_str(&reference("oasis_spikes.json")).unwrap();

@@ -1,29 +1,11 @@
 //! Recorded files, read and held against counts and pixel sums that an independent program (Python's tifffile and
 //! numpy) gave. The data is not in the repository: without it each test says so and passes.
 
-use std::path::PathBuf;
+mod outside;
 
 use apical::frame::{Geometry, PixelType};
 use apical::source::{FrameRecording, OpenOptions, RecordedFrame, Recording, RecordingError, open_recording};
-
-/// A file of the shared data, or `None` with a word about it.
-fn shared(name: &str) -> Option<PathBuf> {
-    let folder = std::env::var("APICAL_SHARED")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").to_string());
-    let path = PathBuf::from(folder).join("data/real").join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    println!("skipped: {} is missing", path.display());
-    None
-}
-
-fn frames(path: &std::path::Path, options: &OpenOptions) -> FrameRecording {
-    match open_recording(path, options).unwrap() {
-        Recording::Frames(frames) => frames,
-        Recording::RoiValues(_) => panic!("{} gave values of ROIs", path.display()),
-    }
-}
+use outside::{frames, real};
 
 fn sum(buffer: &[u8], pixel_type: PixelType) -> i64 {
     let pairs = buffer.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
@@ -45,7 +27,7 @@ fn read_all(recording: &mut FrameRecording) -> Vec<(RecordedFrame, i64)> {
 
 #[test]
 fn scanimage_channels_numbers_and_times_come_from_the_pages() {
-    let Some(path) = shared("scanimage57_2ch_6x512x512_i16_bigtiff.tif") else { return };
+    let Some(path) = real("scanimage57_2ch_6x512x512_i16_bigtiff.tif") else { return };
     let mut recording = frames(&path, &OpenOptions::default());
     let header = recording.header().clone();
     assert_eq!((header.geometry, header.pixel_type), (Geometry::new(512, 512), PixelType::I16));
@@ -73,7 +55,7 @@ fn scanimage_channels_numbers_and_times_come_from_the_pages() {
 
 #[test]
 fn prairieview_names_its_missing_companion() {
-    let Some(path) = shared("prairieview_512x512_u16.ome.tif") else { return };
+    let Some(path) = real("prairieview_512x512_u16.ome.tif") else { return };
     let mut recording = frames(&path, &OpenOptions::default());
     let header = recording.header();
     assert_eq!((header.frame_count, header.channels, header.planes), (Some(1), 1, 1));
@@ -110,7 +92,7 @@ fn plain_and_deflated_stacks_give_every_page() {
         // Most significant byte first, and no compression tag.
         ("fov_mean_512x512_u16.tif", (512, 512), PixelType::U16, 1, 212_889_262, 212_889_262, 212_889_262i64),
     ] {
-        let Some(path) = shared(name) else { continue };
+        let Some(path) = real(name) else { continue };
         let mut recording = frames(&path, &OpenOptions::default());
         let header = recording.header();
         assert_eq!((header.geometry, header.pixel_type), (Geometry::new(geometry.0, geometry.1), pixel_type), "{name}");
@@ -132,7 +114,7 @@ fn a_cut_file_gives_its_whole_pages_and_then_an_error_that_counts_them() {
         ("neurofinder/full_64x512x512_u16_deflate.tif", 5_000_000),
         ("sima_example_20x128x256_u16.tif", 1_317_000),
     ] {
-        let Some(path) = shared(name) else { continue };
+        let Some(path) = real(name) else { continue };
         let bytes = std::fs::read(&path).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let short = folder.path().join("cut.tif");
@@ -164,7 +146,7 @@ fn suite2p_traces_are_rois_by_frames() {
         ("suite2p/Fneu.npy", 37.51493835449219, 39.59199905395508, 695134.546327591),
         ("suite2p/spks.npy", 0.0, 0.0, 30756.20387740541),
     ] {
-        let Some(path) = shared(name) else { continue };
+        let Some(path) = real(name) else { continue };
         let Recording::RoiValues(values) = open_recording(&path, &OpenOptions::default()).unwrap() else {
             panic!("{name} gave frames")
         };
@@ -173,14 +155,14 @@ fn suite2p_traces_are_rois_by_frames() {
         assert_eq!((values.value(1, 0), values.value(22, 863)), (Some(first), Some(last)), "{name}");
         assert!((sum - total).abs() <= 1e-9 * f64::abs(total), "{name}: {sum}");
     }
-    let Some(path) = shared("suite2p/stat.npy") else { return };
+    let Some(path) = real("suite2p/stat.npy") else { return };
     let error = open_recording(&path, &OpenOptions::default()).unwrap_err().to_string();
     assert!(error.contains("object array"), "{error}");
 }
 
 #[test]
 fn a_geometry_that_the_file_contradicts_is_an_error() {
-    let Some(path) = shared("sima_example_20x128x256_u16.tif") else { return };
+    let Some(path) = real("sima_example_20x128x256_u16.tif") else { return };
     let options = OpenOptions { geometry: Some(Geometry::new(256, 128)), ..OpenOptions::default() };
     let error = open_recording(&path, &options).unwrap_err().to_string();
     assert!(error.contains("holds 128 x 256 uint16, but 256 x 128 uint16 was asked for"), "{error}");

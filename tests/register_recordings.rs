@@ -1,21 +1,18 @@
 //! Registration on recorded movies: most frames are good, and the motion found is that of quiet tissue.
 
-use std::path::PathBuf;
+mod outside;
+
+use std::fs::File;
 
 use apical::config::register::RegisterConfig;
 use apical::frame::{FrameView, Geometry};
 use apical::register::{FitVerdict, Registration, Rigid};
+use outside::real;
 use tiff::decoder::{Decoder, DecodingResult};
 
-/// The frames of a 16-bit recording of the shared data, or `None` (said on standard output) where it is missing.
+/// The frames of a 16-bit recording of the shared data, or `None` where it is missing.
 fn recording(name: &str) -> Option<(Geometry, Vec<Vec<u16>>)> {
-    let shared =
-        std::env::var("APICAL_SHARED").unwrap_or(concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").to_string());
-    let path = PathBuf::from(shared).join("data/real").join(name);
-    let Ok(file) = std::fs::File::open(&path) else {
-        println!("skipped: {} is missing", path.display());
-        return None;
-    };
+    let file = File::open(real(name)?).expect("it opens");
     let mut decoder = Decoder::new(file).expect("a TIFF file");
     let (width, height) = decoder.dimensions().expect("dimensions");
     let mut frames = Vec::new();

@@ -1,13 +1,17 @@
 //! Damaged and hostile ROI files: every cut and many flipped bits end in a set or in an error, never in a panic, and
 //! never in an allocation that the file does not justify.
 
+mod outside;
+mod regions;
+
 use apical::frame::Geometry;
 use apical::sample::formats::suite2p_write;
 use apical::sample::{RoiFile, RoiFileError, read_roi_file, read_rois};
+use outside::fixture;
+use regions::{named, put, roi_bytes, triangle};
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::io::Write;
-use std::path::{Path, PathBuf};
 
 struct Watching;
 
@@ -46,10 +50,6 @@ static ALLOCATOR: Watching = Watching;
 /// No file here has more than 60 KB. Packed masks may unfold to 1,100 times their size, and their numbers are held with
 /// eight bytes each: one mask as large as a file of 22 KB can hold takes 200 MB.
 const MOST_BYTES: usize = 256 << 20;
-
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(name)
-}
 
 /// Damages one file over and over.
 struct Bench {
@@ -106,7 +106,7 @@ const ALL_BITS: &[u8] = &[0, 1, 2, 3, 4, 5, 6, 7];
 
 #[test]
 fn cellpose() {
-    for name in ["rois/mean_seg.npy", "rois/stack_seg.npy"] {
+    for name in ["mean_seg.npy", "stack_seg.npy"] {
         let bench = Bench::of(name);
         assert!(bench.cuts(1), "{name}");
         bench.flips(1, ALL_BITS);
@@ -115,67 +115,51 @@ fn cellpose() {
 
 #[test]
 fn caiman() {
-    let bench = Bench::of("rois/caiman.hdf5");
+    let bench = Bench::of("caiman.hdf5");
     bench.cuts(7);
     bench.flips(3, &[0, 6]);
 }
 
 #[test]
 fn nwb_with_image_masks() {
-    let bench = Bench::of("rois/image_mask.nwb");
+    let bench = Bench::of("image_mask.nwb");
     bench.cuts(31);
     bench.flips(9, &[7]);
 }
 
 #[test]
 fn nwb_with_packed_masks() {
-    let bench = Bench::of("rois/packed.nwb");
+    let bench = Bench::of("packed.nwb");
     bench.cuts(13);
     bench.flips(3, &[6]);
 }
 
 #[test]
 fn nwb_with_pixel_masks() {
-    let bench = Bench::of("rois/pixel_mask.nwb");
+    let bench = Bench::of("pixel_mask.nwb");
     bench.cuts(29);
     bench.flips(8, &[5]);
 }
 
 /// A `.roi` file of some type with a name, whose points or drawing are three corners of a triangle.
 fn region(kind: u8, subtype: u8, fractions: bool, drawing: bool) -> Vec<u8> {
-    let mut bytes = b"Iout\x00\xe3".to_vec();
-    bytes.extend([kind, 0, 0, 10, 0, 10, 0, 15, 0, 15, 0, 3]);
-    for value in [10.0_f32, 10.0, 20.0, 15.0] {
-        bytes.extend(value.to_be_bytes());
+    let mut bytes = triangle(kind);
+    if drawing {
+        let values = [0.0, 10.0, 10.0, 1.0, 15.0, 10.0, 2.0, 15.0, 15.0, 10.0, 15.0, 4.0];
+        bytes = roi_bytes(kind, [10, 10, 15, 15], &values);
+        // The number of points, which a drawing does not need.
+        bytes[17] = 3;
+    } else if fractions {
+        let corners = [10.0_f32, 15.0, 10.0, 10.0, 10.0, 15.0];
+        corners.iter().for_each(|value| bytes.extend(value.to_be_bytes()));
     }
-    bytes.resize(64, 0);
+    put(&mut bytes, 18, &[10.0, 10.0, 20.0, 15.0]);
     bytes[49] = subtype;
     bytes[51] = if fractions { 128 } else { 0 };
     if subtype > 0 {
-        bytes[52..56].copy_from_slice(&0.5_f32.to_be_bytes());
+        put(&mut bytes, 52, &[0.5]);
     }
-    if drawing {
-        let values = [0.0_f32, 10.0, 10.0, 1.0, 15.0, 10.0, 2.0, 15.0, 15.0, 10.0, 15.0, 4.0];
-        bytes[36..40].copy_from_slice(&(values.len() as i32).to_be_bytes());
-        values.iter().for_each(|value| bytes.extend(value.to_be_bytes()));
-    } else {
-        for value in [0_i16, 5, 0, 0, 0, 5] {
-            bytes.extend(value.to_be_bytes());
-        }
-        if fractions {
-            for value in [10.0_f32, 15.0, 10.0, 10.0, 10.0, 15.0] {
-                bytes.extend(value.to_be_bytes());
-            }
-        }
-    }
-    let second = bytes.len() as i32;
-    bytes[60..64].copy_from_slice(&second.to_be_bytes());
-    for value in [0, 1, 3, 2, second + 64, 4] {
-        bytes.extend(i32::to_be_bytes(value));
-    }
-    bytes.resize(second as usize + 64, 0);
-    "soma".encode_utf16().for_each(|unit| bytes.extend(unit.to_be_bytes()));
-    bytes
+    named(bytes, "soma", [1, 3, 2])
 }
 
 const FRAME: Option<Geometry> = Some(Geometry::new(64, 64));
@@ -206,7 +190,7 @@ fn archives_of_imagej() {
 
 #[test]
 fn what_we_write_for_suite2p() {
-    let set = read_rois(&fixture("rois/caiman.hdf5"), None).unwrap();
+    let set = read_rois(&fixture("caiman.hdf5"), None).unwrap();
     let bench = Bench::new("stat", suite2p_write::stat(&set), Some(set.geometry));
     assert!(bench.cuts(1));
     bench.flips(1, ALL_BITS);
@@ -214,7 +198,7 @@ fn what_we_write_for_suite2p() {
 
 #[test]
 fn extents_that_no_file_of_this_size_can_hold_are_refused_before_anything_is_read() {
-    let path = fixture("rois/huge.nwb");
+    let path = fixture("huge.nwb");
     LARGEST.with(|largest| largest.set(0));
     let error = read_rois(&path, None).unwrap_err().to_string();
     assert!(error.contains("claims to hold 1000000 x 4096 x 4096 values of 8 bytes in a file of"), "{error}");

@@ -1,22 +1,20 @@
 //! Files as ScanImage writes them: volumes with and without their flyback frames, several channels, several files of
 //! one acquisition.
 
+mod outside;
 mod written;
 
 use std::path::Path;
 use std::process::Command;
 
-use apical::source::{FrameRecording, OpenOptions, Recording, open_recording};
+use apical::source::{FrameRecording, OpenOptions};
+use outside::{frames, real};
 use written::{Form, Order, little_endian, pixels, save, scanimage_page};
 
-const FORM: Form =
-    Form { big: true, big_endian: false, order: Order::ScanImage, height: 5, width: 7, rows_per_strip: 5 };
+const FORM: Form = Form::new(true, Order::ScanImage);
 
 fn open(path: &Path) -> FrameRecording {
-    match open_recording(path, &OpenOptions { successors: true, ..OpenOptions::default() }).unwrap() {
-        Recording::Frames(frames) => frames,
-        Recording::RoiValues(_) => panic!("{} gave values", path.display()),
-    }
+    frames(path, &OpenOptions { successors: true, ..OpenOptions::default() })
 }
 
 /// Index, plane, channel of every page that is given; each must hold the pixels of the page that `pages` names next.
@@ -169,19 +167,13 @@ fn replayed(path: &Path, way: &[&str]) -> (Vec<String>, u64) {
 
 #[test]
 fn the_program_says_what_of_a_recording_it_could_not_use() {
-    let folder = std::env::var("APICAL_SHARED")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../shared").to_string());
     for (name, frames, said) in [
         ("scanimage57_2ch_6x512x512_i16_bigtiff.tif", 3, Some("the header says 1 channel(s) saved")),
         ("prairieview_512x512_u16.ome.tif", 1, Some("missing: 20171229_OG245_s-026_Cycle00001_Ch2_000001.ome.tif")),
         ("sima_example_20x128x256_u16.tif", 20, None),
         ("running_mouse_500x64x64_i16.tif", 500, None),
     ] {
-        let path = Path::new(&folder).join("data/real").join(name);
-        if !path.exists() {
-            println!("skipped: {} is missing", path.display());
-            continue;
-        }
+        let Some(path) = real(name) else { continue };
         for way in [&["--in-process"][..], &[]] {
             let (warnings, decided) = replayed(&path, way);
             assert_eq!(decided, frames, "{name} {way:?}");

@@ -6,6 +6,8 @@
 //! shown and every event exactly. After a change of the draw or of a case:
 //! `cargo test --test task_reference -- --ignored write_segment_starts`, then run the script.
 
+mod outside;
+
 use apical::activity::Activity;
 use apical::config::{
     activity::ActivityConfig, calibration::CalibrationConfig, decode::DecodeConfig, sample::SampleConfig,
@@ -15,6 +17,7 @@ use apical::decode::{Decoder, Ensembles, feedback::Feedback};
 use apical::task::calibration::{Calibration, CalibrationInput, CalibrationWorkspace, calibrate};
 use apical::task::{Task, TaskEvent, TaskInput, TaskState};
 use npyz::NpyFile;
+use outside::real;
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -109,13 +112,7 @@ fn synthetic(seed: u64, rois: usize, frames: usize) -> Traces {
 
 /// Recorded traces, scaled per ROI to 1000 + 500 * (t - min) / (max - min); `None` where the recording is missing.
 fn recorded(rows: &[usize]) -> Option<Traces> {
-    let shared = std::env::var_os("APICAL_SHARED")
-        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("../shared"), PathBuf::from);
-    let path = shared.join("data/real/cells_170x170_58x3000.npz");
-    let Ok(file) = std::fs::File::open(&path) else {
-        println!("skipped: {} is missing", path.display());
-        return None;
-    };
+    let file = std::fs::File::open(real("cells_170x170_58x3000.npz")?).expect("it opens");
     let mut archive = zip::ZipArchive::new(file).expect("an npz is a zip");
     let npy = NpyFile::new(archive.by_name("traces.npy").expect("traces")).expect("npy");
     let frames = npy.shape()[1] as usize;

@@ -142,8 +142,7 @@ fn the_engine_counts_the_spikes_of_pixels() {
         }
         let bytes: Vec<u8> = pixels.iter().flat_map(|v| v.to_le_bytes()).collect();
         let frame = FrameMeta { index, device_ns: index * 1_000_000, ..FrameMeta::default() };
-        let strip = StripMeta { frame, row_offset_px: 0, row_count_px: 0 };
-        assert_eq!(assembly.add(&strip, &bytes, &mut slot), Ok(true));
+        assert_eq!(assembly.add(&StripMeta::whole(frame), &bytes, &mut slot), Ok(true));
         let decision = engine.step(&Input::Frame(&slot)).decision;
         assert_eq!(decision.rate.len(), 20);
         assert_eq!(decision.rate[0].is_nan(), index < 500, "frame {index}");

@@ -11,7 +11,9 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use super::tiff_directory::read_up_to;
-use super::{MAX_PAGE_BYTES, OpenOptions, Poll, RecordedFrame, RecordingError, RecordingHeader, describe, is_replaced};
+use super::{
+    MAX_PAGE_BYTES, OpenOptions, Poll, REPLACED, RecordedFrame, RecordingError, RecordingHeader, describe, is_replaced,
+};
 use crate::frame::PixelType;
 
 /// Bytes at the beginning of a page that are looked at again, to see that a growing file is still the same.
@@ -19,7 +21,7 @@ const MARK_BYTES: usize = 256;
 
 /// A raw binary movie that has been opened.
 #[derive(Debug)]
-pub struct BinaryRecording {
+pub(super) struct BinaryRecording {
     path: PathBuf,
     file: File,
     header: RecordingHeader,
@@ -35,7 +37,6 @@ pub struct BinaryRecording {
     seen_bytes: u64,
     /// The beginning of the last page that was read.
     mark: Vec<u8>,
-    ended: bool,
 }
 
 impl BinaryRecording {
@@ -61,7 +62,7 @@ impl BinaryRecording {
             return Ok(Err("it is not there".to_string()));
         }
         let recording = Self::begin(path, options, true)?;
-        let there = recording.bytes()?;
+        let there = recording.seen_bytes;
         let page = recording.header.page_bytes();
         if there < page as u64 && !last_call {
             return Ok(Err(format!("it has {there} bytes, a page has {page}")));
@@ -112,7 +113,6 @@ impl BinaryRecording {
             limit: None,
             seen_bytes: bytes,
             mark: Vec::new(),
-            ended: false,
         };
         if !growing {
             recording.warn_of_the_end(bytes);
@@ -165,17 +165,8 @@ impl BinaryRecording {
     /// The next page, if it is there; see [`super::FrameRecording::poll`].
     ///
     /// # Errors
-    /// The file has become shorter, was written anew, or was replaced; nothing follows an error.
+    /// The file has become shorter, was written anew, or was replaced; then it is not to be asked again.
     pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
-        if self.ended {
-            return Ok(Poll::End);
-        }
-        let polled = self.poll_pages(buffer);
-        self.ended = matches!(polled, Ok(Poll::End) | Err(_));
-        polled
-    }
-
-    fn poll_pages(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
         let page_bytes = self.header.page_bytes();
         if self.next_page >= self.page_count && self.growing {
             let bytes = self.bytes()?;
@@ -186,8 +177,7 @@ impl BinaryRecording {
             self.seen_bytes = bytes;
             if self.next_page >= self.page_count {
                 if is_replaced(&self.file, &self.path) {
-                    let detail = "another file stands at its path: it was replaced while it was followed";
-                    return Err(self.truncated(detail.to_string()));
+                    return Err(self.truncated(REPLACED.to_owned()));
                 }
                 if !self.last_call {
                     return Ok(Poll::Waiting { grown });
@@ -254,13 +244,10 @@ impl BinaryRecording {
 mod tests {
     use super::*;
     use crate::frame::Geometry;
+    use crate::source::{FrameRecording, next_of_finished};
 
-    fn next(recording: &mut BinaryRecording, buffer: &mut Vec<u8>) -> Option<RecordedFrame> {
-        match recording.poll(buffer).unwrap() {
-            Poll::Page(frame) => Some(frame),
-            Poll::End => None,
-            Poll::Waiting { .. } => panic!("a finished file waits for nothing"),
-        }
+    fn next(recording: &mut FrameRecording, buffer: &mut Vec<u8>) -> Option<RecordedFrame> {
+        next_of_finished(recording, buffer).unwrap()
     }
 
     fn write(bytes: &[u8]) -> (tempfile::TempDir, PathBuf) {
@@ -275,7 +262,7 @@ mod tests {
         let bytes: Vec<u8> = (0..2 * 3 * 2 * 2 + 5).map(|i| i as u8).collect();
         let (_dir, path) = write(&bytes);
         let options = OpenOptions { geometry: Some(Geometry::new(2, 3)), ..OpenOptions::default() };
-        let mut recording = BinaryRecording::open(&path, &options).unwrap();
+        let mut recording = FrameRecording::from(BinaryRecording::open(&path, &options).unwrap());
         assert_eq!(recording.header().frame_count, Some(2));
         assert_eq!(recording.header().pixel_type, PixelType::I16);
         assert!(recording.warnings()[0].starts_with("5 bytes"), "{:?}", recording.warnings());
@@ -297,7 +284,7 @@ mod tests {
             channels: Some(2),
             ..OpenOptions::default()
         };
-        let mut recording = BinaryRecording::open(&path, &options).unwrap();
+        let mut recording = FrameRecording::from(BinaryRecording::open(&path, &options).unwrap());
         let mut buffer = Vec::new();
         let mut seen = Vec::new();
         while let Some(frame) = next(&mut recording, &mut buffer) {

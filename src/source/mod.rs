@@ -19,21 +19,22 @@ use std::path::{Path, PathBuf};
 
 use crate::frame::{Geometry, PixelType};
 
-pub mod binary;
+mod binary;
 pub mod npy;
 mod series;
 pub mod synthetic;
-pub mod tiff;
+mod tiff;
 mod tiff_chain;
 mod tiff_directory;
 mod tiff_file;
 mod tiff_layout;
 mod tiff_scanimage;
 
-pub use binary::BinaryRecording;
 pub use npy::RoiRecording;
 pub use synthetic::SyntheticSource;
-pub use tiff::TiffRecording;
+
+use binary::BinaryRecording;
+use tiff::TiffRecording;
 
 /// A page larger than this many bytes is refused: it is damage or not a movie.
 pub const MAX_PAGE_BYTES: usize = 256 << 20;
@@ -216,27 +217,44 @@ pub enum Recording {
 
 /// A recording of frames, whatever its format.
 #[derive(Debug)]
-pub enum FrameRecording {
-    /// TIFF and BigTIFF.
+pub struct FrameRecording {
+    pages: Pages,
+    /// The last page was given, or an error.
+    ended: bool,
+}
+
+#[derive(Debug)]
+enum Pages {
     Tiff(Box<TiffRecording>),
-    /// Raw binary.
     Binary(BinaryRecording),
+}
+
+impl From<TiffRecording> for FrameRecording {
+    fn from(recording: TiffRecording) -> Self {
+        Self { pages: Pages::Tiff(Box::new(recording)), ended: false }
+    }
+}
+
+impl From<BinaryRecording> for FrameRecording {
+    fn from(recording: BinaryRecording) -> Self {
+        Self { pages: Pages::Binary(recording), ended: false }
+    }
 }
 
 impl FrameRecording {
     /// What is known before the first page.
     pub fn header(&self) -> &RecordingHeader {
-        match self {
-            FrameRecording::Tiff(recording) => recording.header(),
-            FrameRecording::Binary(recording) => recording.header(),
+        match &self.pages {
+            Pages::Tiff(recording) => recording.header(),
+            Pages::Binary(recording) => recording.header(),
         }
     }
 
     /// What the file says and could not be used, one sentence each. May grow while pages are read.
     pub fn warnings(&self) -> &[String] {
-        match self {
-            FrameRecording::Tiff(recording) => recording.warnings(),
-            FrameRecording::Binary(recording) => recording.warnings(),
+        match &self.pages {
+            Pages::Tiff(recording) => recording.warnings(),
+            Pages::Binary(recording) => recording.warnings(),
         }
     }
 
@@ -246,17 +264,22 @@ impl FrameRecording {
     /// # Errors
     /// The file is cut, damaged or replaced, or a page differs from the first.
     pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
-        match self {
-            FrameRecording::Tiff(recording) => recording.poll(buffer),
-            FrameRecording::Binary(recording) => recording.poll(buffer),
+        if self.ended {
+            return Ok(Poll::End);
         }
+        let polled = match &mut self.pages {
+            Pages::Tiff(recording) => recording.poll(buffer),
+            Pages::Binary(recording) => recording.poll(buffer),
+        };
+        self.ended = matches!(polled, Ok(Poll::End) | Err(_));
+        polled
     }
 
     /// Tells a growing recording that nothing will be added: what is whole is still given, then it ends.
     pub fn finish(&mut self) {
-        match self {
-            FrameRecording::Tiff(recording) => recording.finish(),
-            FrameRecording::Binary(recording) => recording.finish(),
+        match &mut self.pages {
+            Pages::Tiff(recording) => recording.finish(),
+            Pages::Binary(recording) => recording.finish(),
         }
     }
 
@@ -294,9 +317,8 @@ pub fn open_growing(
                 expected: "the file that is being written",
             });
         }
-        Ok(Format::Tiff) => TiffRecording::open_growing(path, options, last_call)?
-            .map(|recording| FrameRecording::Tiff(Box::new(recording))),
-        Ok(Format::Binary) => BinaryRecording::open_growing(path, options, last_call)?.map(FrameRecording::Binary),
+        Ok(Format::Tiff) => TiffRecording::open_growing(path, options, last_call)?.map(FrameRecording::from),
+        Ok(Format::Binary) => BinaryRecording::open_growing(path, options, last_call)?.map(FrameRecording::from),
         Ok(Format::Npy) => {
             return Err(RecordingError::Unsupported {
                 path: path.to_path_buf(),
@@ -320,8 +342,8 @@ pub fn open_growing(
 /// Opens a recording by its name's extension, and by its first bytes where the extension says nothing.
 pub fn open_recording(path: &Path, options: &OpenOptions) -> Result<Recording, RecordingError> {
     match format_of(path)? {
-        Format::Tiff => Ok(Recording::Frames(FrameRecording::Tiff(Box::new(TiffRecording::open(path, options)?)))),
-        Format::Binary => Ok(Recording::Frames(FrameRecording::Binary(BinaryRecording::open(path, options)?))),
+        Format::Tiff => Ok(Recording::Frames(TiffRecording::open(path, options)?.into())),
+        Format::Binary => Ok(Recording::Frames(BinaryRecording::open(path, options)?.into())),
         Format::Npy => Ok(Recording::RoiValues(RoiRecording::open(path)?)),
     }
 }
@@ -378,6 +400,9 @@ fn check_expected(
     Ok(())
 }
 
+/// Said of a file for which that is so.
+const REPLACED: &str = "another file stands at its path: it was replaced while it was followed";
+
 /// Whether another file stands at `path` than the open one. A name that is gone is no replacement.
 #[cfg(unix)]
 fn is_replaced(file: &File, path: &Path) -> bool {
@@ -397,6 +422,19 @@ fn is_replaced(_file: &File, _path: &Path) -> bool {
 /// `512 x 512 uint16`.
 fn describe(geometry: Geometry, pixel_type: PixelType) -> String {
     format!("{} x {} {}", geometry.height_px, geometry.width_px, pixel_type.name())
+}
+
+/// The next page of a finished recording, which has no reason to wait.
+#[cfg(test)]
+fn next_of_finished(
+    recording: &mut FrameRecording,
+    buffer: &mut Vec<u8>,
+) -> Result<Option<RecordedFrame>, RecordingError> {
+    match recording.poll(buffer)? {
+        Poll::Page(frame) => Ok(Some(frame)),
+        Poll::End => Ok(None),
+        Poll::Waiting { .. } => panic!("a finished file waits for nothing"),
+    }
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use super::RecordingError;
 const DIGITS_MIN: usize = 5;
 
 /// A name of one file among several: what stands before its number, the number, its digits, and what follows.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug)]
 struct Numbered {
     before: String,
     after: String,
@@ -55,14 +55,19 @@ pub(super) fn files_of(path: &Path, successors: bool) -> Result<(Vec<PathBuf>, V
     if path.is_dir() {
         return files_in(path);
     }
+    if !successors || numbered(path).is_none() {
+        return Ok((vec![path.to_path_buf()], Vec::new()));
+    }
+    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    Ok(following(path, tiffs_in(directory)?))
+}
+
+/// A file and those of `tiffs` that follow it in the same acquisition, and what is to be said about them.
+fn following(path: &Path, tiffs: Vec<PathBuf>) -> (Vec<PathBuf>, Vec<String>) {
     let mut files = vec![path.to_path_buf()];
     let mut notes = Vec::new();
-    if !successors {
-        return Ok((files, notes));
-    }
-    let Some(own) = numbered(path) else { return Ok((files, notes)) };
-    let directory = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut later: Vec<(u64, PathBuf)> = tiffs_in(directory)?
+    let Some(own) = numbered(path) else { return (files, notes) };
+    let mut later: Vec<(u64, PathBuf)> = tiffs
         .into_iter()
         .filter_map(|file| Some((numbered(&file)?, file)))
         .filter(|(n, _)| n.before == own.before && n.after == own.after && n.number > own.number)
@@ -74,7 +79,7 @@ pub(super) fn files_of(path: &Path, successors: bool) -> Result<(Vec<PathBuf>, V
         notes.push(format!("{missing} of the files that follow {} are missing between the others", path.display()));
     }
     files.extend(later.into_iter().map(|(_, file)| file));
-    Ok((files, notes))
+    (files, notes)
 }
 
 /// The one acquisition that lies in a directory.
@@ -99,12 +104,9 @@ fn files_in(directory: &Path) -> Result<(Vec<PathBuf>, Vec<String>), RecordingEr
         let list = names.join(", ");
         return Err(ambiguous(format!("a directory of {} recordings ({list}, ..); name one of them", groups.len())));
     }
-    let first = groups.into_values().next().and_then(|mut files| {
-        files.sort();
-        files.into_iter().next()
-    });
+    let first = groups.into_values().flatten().min();
     let Some((_, first)) = first else { return Err(ambiguous("a directory without a TIFF".to_string())) };
-    files_of(&first, true)
+    Ok(following(&first, files))
 }
 
 fn tiffs_in(directory: &Path) -> Result<Vec<PathBuf>, RecordingError> {

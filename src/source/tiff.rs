@@ -13,14 +13,14 @@ use std::path::{Path, PathBuf};
 use super::series::{files_of, successor};
 use super::tiff_file::{Found, TiffFile, Trouble};
 use super::tiff_layout::{Layout, Texts, imagej_images, probe_pages};
-use super::{OpenOptions, Poll, RecordingError, RecordingHeader, check_expected, describe};
+use super::{OpenOptions, Poll, REPLACED, RecordingError, RecordingHeader, check_expected, describe};
 use crate::frame::{Geometry, PixelType};
 
 const EXPECTED: &str = "uint8, uint16 or int16, one sample a pixel";
 
 /// A TIFF that has been opened, with the files that go on where it ends.
 #[derive(Debug)]
-pub struct TiffRecording {
+pub(super) struct TiffRecording {
     current: TiffFile,
     /// Files that follow, of a finished recording.
     later: VecDeque<PathBuf>,
@@ -41,7 +41,6 @@ pub struct TiffRecording {
     next_page: usize,
     /// The next page in `current`.
     page_in_file: usize,
-    ended: bool,
 }
 
 impl TiffRecording {
@@ -128,7 +127,7 @@ impl TiffRecording {
             pixel_type: form.1,
             frame_count: page_count.map(|pages| layout.frame_count(pages)),
             frame_rate_hz: layout.frame_rate_hz,
-            planes: layout.planes,
+            planes: layout.planes(),
             channels: layout.channels,
             inverted: options.inverted,
             description: layout.description.clone(),
@@ -147,7 +146,6 @@ impl TiffRecording {
             warnings,
             next_page: 0,
             page_in_file: 0,
-            ended: false,
         }))
     }
 
@@ -203,17 +201,8 @@ impl TiffRecording {
     /// The next page, if it is there; see [`super::FrameRecording::poll`].
     ///
     /// # Errors
-    /// The file is cut, damaged, replaced, or a page differs from the first; nothing follows an error.
+    /// The file is cut, damaged, replaced, or a page differs from the first; then it is not to be asked again.
     pub fn poll(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
-        if self.ended {
-            return Ok(Poll::End);
-        }
-        let polled = self.poll_pages(buffer);
-        self.ended = matches!(polled, Ok(Poll::End) | Err(_));
-        polled
-    }
-
-    fn poll_pages(&mut self, buffer: &mut Vec<u8>) -> Result<Poll, RecordingError> {
         loop {
             let begun = match self.current.find(self.page_in_file, self.last_call) {
                 Ok(Found::Whole) => {
@@ -230,8 +219,7 @@ impl TiffRecording {
                 continue;
             }
             if self.growing && self.current.replaced() {
-                let detail = "another file stands at its path: it was replaced while it was followed".to_string();
-                return Err(self.failed(Trouble::Damaged(detail)));
+                return Err(self.failed(Trouble::Damaged(REPLACED.to_owned())));
             }
             if self.growing && !self.last_call {
                 let bytes = self.current.bytes().map_err(|e| RecordingError::io(self.current.path(), e))?;
@@ -264,18 +252,15 @@ impl TiffRecording {
             }
             Err(e) => return Err(self.failed(Trouble::Io(e))),
         };
-        if let Some(frame) = placed {
+        if placed.is_some() {
             buffer.resize(self.header.page_bytes(), 0);
             if let Err(trouble) = self.current.read(buffer) {
                 return Err(self.failed(trouble));
             }
-            self.next_page += 1;
-            self.page_in_file += 1;
-            return Ok(Some(Poll::Page(frame)));
         }
         self.next_page += 1;
         self.page_in_file += 1;
-        Ok(None)
+        Ok(placed.map(Poll::Page))
     }
 
     /// Goes on in the file that follows this one, if there is one that can be read; `begun`: what is left of this one.
@@ -380,28 +365,20 @@ fn block(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::RecordedFrame;
+    use crate::source::{FrameRecording, next_of_finished as next};
     use std::fs::File;
     use std::io::Write;
     use tiff::encoder::colortype::{Gray8, Gray16, GrayI16, RGB8};
     use tiff::encoder::{Compression, DeflateLevel, TiffEncoder};
 
-    fn open(bytes: &[u8], options: &OpenOptions) -> Result<(TiffRecording, tempfile::TempDir), RecordingError> {
+    fn open(bytes: &[u8], options: &OpenOptions) -> Result<(FrameRecording, tempfile::TempDir), RecordingError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("movie.tif");
         File::create(&path).unwrap().write_all(bytes).unwrap();
-        TiffRecording::open(&path, options).map(|recording| (recording, folder))
+        TiffRecording::open(&path, options).map(|recording| (recording.into(), folder))
     }
 
-    fn next(recording: &mut TiffRecording, buffer: &mut Vec<u8>) -> Result<Option<RecordedFrame>, RecordingError> {
-        match recording.poll(buffer)? {
-            Poll::Page(frame) => Ok(Some(frame)),
-            Poll::End => Ok(None),
-            Poll::Waiting { .. } => panic!("a finished file waits for nothing"),
-        }
-    }
-
-    fn pages(bytes: &[u8]) -> (Vec<Vec<u8>>, TiffRecording) {
+    fn pages(bytes: &[u8]) -> (Vec<Vec<u8>>, FrameRecording) {
         let (mut recording, _folder) = open(bytes, &OpenOptions::default()).unwrap();
         let (mut pages, mut buffer) = (Vec::new(), Vec::new());
         while next(&mut recording, &mut buffer).unwrap().is_some() {
@@ -531,10 +508,9 @@ mod tests {
     fn text_that_is_not_utf8_does_not_stop_reading() {
         let mut tags = PLAIN.to_vec();
         tags.push((262, 1));
-        let (mut recording, _folder) =
+        let (recording, _folder) =
             open(&by_hand(false, &tags, b"0.5 \xb5m\0", &[7; 12]), &OpenOptions::default()).unwrap();
-        let description = recording.current.page().description;
-        assert_eq!(lossy(recording.current.text(description).unwrap()), "0.5 \u{fffd}m");
+        assert_eq!(recording.header().description, "0.5 \u{fffd}m");
     }
 
     #[test]

@@ -50,6 +50,12 @@ impl From<io::Error> for Trouble {
     }
 }
 
+impl From<Unread> for Trouble {
+    fn from(unread: Unread) -> Self {
+        Trouble::Damaged(unread.reason())
+    }
+}
+
 /// A TIFF that has been opened.
 #[derive(Debug)]
 pub(super) struct TiffFile {
@@ -177,10 +183,10 @@ impl TiffFile {
             return self.find_growing(page, last_call);
         }
         let Some(&at) = self.chain.pages.get(page) else { return Ok(Found::NoMore) };
-        self.page = self.reader.read(&self.file, at)?.map_err(|unread| Trouble::Damaged(unread.reason()))?;
+        self.page = self.reader.read(&self.file, at)??;
         self.check_form()?;
         if self.page.is_plain() {
-            self.find_pieces()?.map_err(|unread| Trouble::Damaged(unread.reason()))?;
+            self.find_pieces()??;
         }
         Ok(Found::Whole)
     }
@@ -206,8 +212,8 @@ impl TiffFile {
         }
         let file_bytes = self.limit.map_or(file_bytes, |limit| limit.min(file_bytes));
         if let Some(&at) = self.chain.pages.get(page) {
-            self.page = self.reader.read(&self.file, at)?.map_err(|unread| Trouble::Damaged(unread.reason()))?;
-            self.find_pieces()?.map_err(|unread| Trouble::Damaged(unread.reason()))?;
+            self.page = self.reader.read(&self.file, at)??;
+            self.find_pieces()??;
             return Ok(Found::Whole);
         }
         self.check_before()?;

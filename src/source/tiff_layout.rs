@@ -23,12 +23,11 @@ const GROWING_PAGES_MAX: u64 = 1 << 20;
 #[derive(Debug)]
 pub(super) struct Layout {
     pub channels: u32,
-    pub planes: u32,
     pub frame_rate_hz: Option<f64>,
     pub description: String,
     /// Pages have ScanImage's own numbers and times in their descriptions.
     pub page_texts: bool,
-    /// Flyback frames and repeated slices; a single plane for all that is not ScanImage's.
+    /// Planes; and with ScanImage flyback frames and repeated slices.
     volume: Volume,
     numbering: Numbering,
 }
@@ -61,7 +60,6 @@ impl Layout {
             let read = tiff_scanimage::read(texts, warnings);
             Layout {
                 channels: read.channels,
-                planes: read.volume.planes(),
                 frame_rate_hz: read.frame_rate_hz,
                 description: read.description,
                 page_texts: true,
@@ -77,16 +75,18 @@ impl Layout {
             let description = if program.is_empty() { "TIFF".to_string() } else { format!("TIFF, {program}") };
             Layout::by_position(1, 1, None, description)
         };
-        let (channels, planes) = (options.channels.unwrap_or(layout.channels), options.planes.unwrap_or(layout.planes));
-        if (channels, planes) != (layout.channels, layout.planes) && channels > 0 && planes > 0 {
-            if (layout.channels, layout.planes) != (1, 1) {
+        let (channels, planes) =
+            (options.channels.unwrap_or(layout.channels), options.planes.unwrap_or(layout.planes()));
+        if (channels, planes) != (layout.channels, layout.planes()) && channels > 0 && planes > 0 {
+            if (layout.channels, layout.planes()) != (1, 1) {
                 warnings.push(format!(
                     "the file says {} channels x {} planes; {channels} x {planes} were asked for and are used",
-                    layout.channels, layout.planes
+                    layout.channels,
+                    layout.planes()
                 ));
             }
-            (layout.channels, layout.planes, layout.numbering) = (channels, planes, Numbering::Position);
-            layout.volume = Volume::SINGLE;
+            (layout.channels, layout.volume) = (channels, Volume::of_planes(planes));
+            layout.numbering = Numbering::Position;
         }
         layout.frame_rate_hz = options.frame_rate_hz.or(layout.frame_rate_hz).filter(|rate| rate.is_finite());
         layout
@@ -95,21 +95,22 @@ impl Layout {
     fn by_position(channels: u32, planes: u32, frame_rate_hz: Option<f64>, description: String) -> Self {
         Self {
             channels,
-            planes,
             frame_rate_hz,
             description,
             page_texts: false,
-            volume: Volume::SINGLE,
+            volume: Volume::of_planes(planes),
             numbering: Numbering::Position,
         }
+    }
+
+    /// Imaging planes.
+    pub fn planes(&self) -> u32 {
+        self.volume.planes()
     }
 
     /// Points in time that `pages` pages make.
     pub fn frame_count(&self, pages: usize) -> usize {
         let channels = (self.channels as usize).max(1);
-        if self.volume == Volume::SINGLE {
-            return pages.div_ceil(channels.saturating_mul(self.planes as usize).max(1));
-        }
         let volumes = pages.div_ceil(channels.saturating_mul(self.volume.period() as usize).max(1));
         volumes.saturating_mul(self.volume.per_slice() as usize)
     }
@@ -137,12 +138,8 @@ impl Layout {
     }
 
     fn by_its_position(&self, page: usize, device_ns: Option<u64>) -> Option<RecordedFrame> {
-        let (page, channels, planes) = (page as u64, u64::from(self.channels), u64::from(self.planes));
-        let (index, plane) = if self.volume == Volume::SINGLE {
-            (page / channels / planes, (page / channels % planes) as u32)
-        } else {
-            self.volume.place(page / channels)?
-        };
+        let (page, channels) = (page as u64, u64::from(self.channels));
+        let (index, plane) = self.volume.place(page / channels)?;
         Some(RecordedFrame { index, plane, channel: (page % channels) as u32, device_ns })
     }
 }
@@ -328,11 +325,10 @@ fn listed_layout(pages: &[Option<[u64; 3]>], times: &BTreeMap<[u64; 3], u64>, de
     });
     Layout {
         channels: channels.len().max(1) as u32,
-        planes: planes.len().max(1) as u32,
         frame_rate_hz,
         description,
         page_texts: false,
-        volume: Volume::SINGLE,
+        volume: Volume::of_planes(planes.len().max(1) as u32),
         numbering: Numbering::Listed(listed),
     }
 }
@@ -363,7 +359,7 @@ mod tests {
         let descriptions: Vec<&str> = texts.iter().map(String::as_str).collect();
         let software = "SI.hChannels.channelSave = 1\nSI.hRoiManager.scanFrameRate = 29.98\n";
         let (mut layout, mut warnings) = read(software, &descriptions, 4);
-        assert_eq!((layout.channels, layout.planes, layout.frame_rate_hz), (2, 1, Some(29.98)));
+        assert_eq!((layout.channels, layout.planes(), layout.frame_rate_hz), (2, 1, Some(29.98)));
         assert!(warnings[0].contains("channelSave") && warnings[0].contains("2 channels are read"), "{warnings:?}");
         let placed: Vec<_> = texts.iter().enumerate().filter_map(|(i, t)| layout.locate(i, t, &mut warnings)).collect();
         assert_eq!(placed.iter().map(|f| (f.index, f.channel)).collect::<Vec<_>>(), [(0, 0), (0, 1), (2, 0), (2, 1)]);
@@ -395,7 +391,7 @@ mod tests {
             <Plane DeltaT="0" TheC="1" TheT="0" TheZ="0" /><Plane DeltaT="0.05" TheC="1" TheT="1" TheZ="0" />
             </Pixels></Image></OME>"#;
         let (mut layout, mut warnings) = read("Prairie View 5.4", &[xml], 2);
-        assert_eq!((layout.channels, layout.planes, layout.frame_rate_hz), (1, 1, Some(20.0)));
+        assert_eq!((layout.channels, layout.planes(), layout.frame_rate_hz), (1, 1, Some(20.0)));
         assert!(warnings.iter().any(|w| w.contains("missing: other.tif")), "{warnings:?}");
         let placed = layout.locate(1, "", &mut warnings).unwrap();
         assert_eq!(placed, RecordedFrame { index: 1, plane: 0, channel: 0, device_ns: Some(50_000_000) });
@@ -425,7 +421,7 @@ mod tests {
     #[test]
     fn imagej_slices_without_frames_are_frames() {
         let (layout, warnings) = read("", &["ImageJ=1.53\nimages=500\nslices=500\nfinterval=0.1\n"], 500);
-        assert_eq!((layout.channels, layout.planes, layout.frame_rate_hz), (1, 1, Some(10.0)));
+        assert_eq!((layout.channels, layout.planes(), layout.frame_rate_hz), (1, 1, Some(10.0)));
         assert_eq!(warnings.len(), 1);
         let (mut layout, mut none) = read("", &["ImageJ=1.53\nimages=12\nchannels=2\nslices=3\nframes=2\n"], 12);
         let at = layout.locate(9, "", &mut none).unwrap();

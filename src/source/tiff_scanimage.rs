@@ -97,7 +97,12 @@ impl OwnNumbers {
 
 impl Volume {
     /// One plane.
-    pub const SINGLE: Volume = Volume { per_slice: 1, frames: 1, period: 1 };
+    pub const SINGLE: Volume = Volume::of_planes(1);
+
+    /// Planes that follow one another, and nothing between the last and the first.
+    pub const fn of_planes(planes: u32) -> Self {
+        Self { per_slice: 1, frames: planes as u64, period: planes as u64 }
+    }
 
     /// Index and plane of a frame, counted from a volume's first; `None` for a flyback frame.
     pub fn place(self, counted: u64) -> Option<(u64, u32)> {

@@ -101,8 +101,7 @@ pub fn frames(config: &RigConfig, count: u64) -> (RoiSet, Vec<FrameSlot>) {
         let mut slot = FrameSlot::new(geometry, PixelType::U16);
         let device_ns = recorded.device_ns.unwrap_or_default();
         let frame = FrameMeta { index: recorded.index, device_ns, ..FrameMeta::default() };
-        let strip = StripMeta { frame, row_offset_px: 0, row_count_px: 0 };
-        assert_eq!(assembly.add(&strip, &bytes, &mut slot), Ok(true));
+        assert_eq!(assembly.add(&StripMeta::whole(frame), &bytes, &mut slot), Ok(true));
         slot
     });
     let slots = slots.collect();

@@ -28,7 +28,7 @@ pub struct Form {
 }
 
 impl Form {
-    pub fn new(big: bool, order: Order) -> Self {
+    pub const fn new(big: bool, order: Order) -> Self {
         Form { big, big_endian: false, order, height: 5, width: 7, rows_per_strip: 5 }
     }
 }
