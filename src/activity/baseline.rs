@@ -156,8 +156,7 @@ impl BaselineScratch {
     /// Smooths a baseline's dF/F as if it had been shown before.
     pub(crate) fn smooth(&mut self, dff: &mut [f64]) {
         if self.smoother.is_on() {
-            self.smoother.begin(0);
-            dff.iter().for_each(|&dff| _ = self.smoother.step(0, dff));
+            self.smoother.show(0, dff);
             dff.iter_mut().for_each(|dff| *dff = self.smoother.step(0, *dff));
         }
     }
@@ -168,9 +167,8 @@ const SD_OF_MAD: f64 = 1.482_602_218_505_602;
 
 /// The deconvolver that the settings ask for.
 pub(crate) fn deconvolver(settings: &ActivitySettings, rois: usize) -> Option<Deconvolver> {
-    let second_order = settings.deconvolution == Deconvolution::Ar2;
     (settings.deconvolution != Deconvolution::Off)
-        .then(|| Deconvolver::new(second_order, settings.lag_frames, rois, HISTORY_FRAMES))
+        .then(|| Deconvolver::new(settings.deconvolution.is_second_order(), settings.lag_frames, rois, HISTORY_FRAMES))
 }
 
 /// A signal of one ROI over its baseline `f`, into `out` (as long), as it would be if the baseline were shown again:
@@ -196,16 +194,17 @@ pub fn baseline_signal(
 
 /// From dF/F of a baseline, in `out`, to its rate.
 fn baseline_rate(f: &[f64], settings: &ActivitySettings, scratch: &mut BaselineScratch, out: &mut [f64]) {
-    let rest = scratch.percentile(out.iter().copied(), settings.rest_percentile);
+    let rest = match scratch.deconvolver {
+        Some(_) => scratch.percentile(out.iter().copied(), settings.rest_percentile),
+        None => f64::NAN,
+    };
     let BaselineScratch { deconvolver, spikes, .. } = scratch;
     let defined = |dff: f64, rate: f64| if dff.is_finite() { rate } else { f64::NAN };
     if let Some(spikes) = spikes {
-        spikes.begin(0);
-        f.iter().for_each(|&f| _ = spikes.step(0, f));
+        spikes.show(0, f);
         out.iter_mut().zip(f).for_each(|(value, &f)| *value = defined(*value, spikes.step(0, f).rate_hz));
     } else if let Some(deconvolver) = deconvolver {
-        deconvolver.begin(0, settings.poles_of(out));
-        out.iter().for_each(|dff| _ = deconvolver.step(0, dff - rest));
+        deconvolver.show(0, settings.poles_of(out), out, rest);
         out.iter_mut().for_each(|value| *value = defined(*value, deconvolver.step(0, *value - rest)));
     } else {
         out.fill(f64::NAN);

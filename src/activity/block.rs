@@ -33,18 +33,15 @@ impl Extras {
     /// Shows an ROI its baseline: F, and dF/F where that is needed.
     fn show(&mut self, roi: usize, f: &[f64], dff: &[f64], settings: &ActivitySettings, scratch: &mut BaselineScratch) {
         if self.smoother.is_on() {
-            self.smoother.begin(roi);
-            dff.iter().for_each(|&dff| _ = self.smoother.step(roi, dff));
+            self.smoother.show(roi, dff);
         }
         if let Some(deconvolver) = &mut self.deconvolver {
             let rest = scratch.percentile(dff.iter().copied(), settings.rest_percentile);
             self.rest[roi] = rest;
-            deconvolver.begin(roi, settings.poles_of(dff));
-            dff.iter().for_each(|dff| _ = deconvolver.step(roi, dff - rest));
+            deconvolver.show(roi, settings.poles_of(dff), dff, rest);
         }
         if let Some(spikes) = &mut self.spikes {
-            spikes.begin(roi);
-            f.iter().for_each(|&f| _ = spikes.step(roi, f));
+            spikes.show(roi, f);
         }
     }
 }

@@ -111,6 +111,12 @@ impl Deconvolver {
         self.traces[roi] = Trace::default();
     }
 
+    /// Forgets an ROI's trace, and shows it this dF/F above rest, to go on with these poles.
+    pub(crate) fn show(&mut self, roi: usize, poles: Poles, dff: &[f64], rest: f64) {
+        self.begin(roi, poles);
+        dff.iter().for_each(|dff| _ = self.step(roi, dff - rest));
+    }
+
     /// The poles of an ROI.
     pub fn poles(&self, roi: usize) -> Poles {
         self.poles[roi]

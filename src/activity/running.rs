@@ -91,6 +91,12 @@ impl Smoother {
         self.counts[roi] = 0;
     }
 
+    /// Forgets an ROI and shows it these values.
+    pub(crate) fn show(&mut self, roi: usize, values: &[f64]) {
+        self.begin(roi);
+        values.iter().for_each(|&value| _ = self.step(roi, value));
+    }
+
     /// One value of an ROI; gives the smoothed one, NaN for one that is not finite.
     pub(crate) fn step(&mut self, roi: usize, value: f64) -> f64 {
         if !value.is_finite() {

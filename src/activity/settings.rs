@@ -74,7 +74,7 @@ impl ActivitySettings {
     /// The settings of `config` with a running window of `window_frames` (0 counts as 1).
     pub fn new(config: &ActivityConfig, window_frames: usize) -> Self {
         let rate = config.frame_rate_hz;
-        let second_order = config.deconvolution == Deconvolution::Ar2;
+        let second_order = config.deconvolution.is_second_order();
         let decay_frames = rate * config.decay_s.unwrap_or(1.0);
         let rise_frames = if second_order { config.rise_s.map_or(0.1 * decay_frames, |s| s * rate) } else { 0.0 };
         let voltage = &config.voltage;
@@ -128,11 +128,10 @@ impl ActivitySettings {
 
     /// The poles for an ROI whose baseline had this dF/F.
     pub(crate) fn poles_of(&self, dff: &[f64]) -> Poles {
-        let second_order = self.deconvolution == Deconvolution::Ar2;
         if !self.estimate_decay && !self.estimate_rise {
             return self.poles;
         }
-        let Some(found) = super::estimate_poles(dff, second_order) else { return self.poles };
+        let Some(found) = super::estimate_poles(dff, self.deconvolution.is_second_order()) else { return self.poles };
         let decay = if self.estimate_decay { found.decay } else { self.poles.decay };
         let rise = if self.estimate_rise { found.rise } else { self.poles.rise };
         let both = Poles { decay, rise };

@@ -100,6 +100,12 @@ impl SpikeDetector {
         self.traces[roi] = Trace::default();
     }
 
+    /// Forgets an ROI and shows it this F.
+    pub(crate) fn show(&mut self, roi: usize, f: &[f64]) {
+        self.begin(roi);
+        f.iter().for_each(|&f| _ = self.step(roi, f));
+    }
+
     /// One frame of an ROI; one that is not finite changes nothing.
     pub fn step(&mut self, roi: usize, f: f64) -> Spike {
         let trace = &mut self.traces[roi];

@@ -71,6 +71,13 @@ pub enum Deconvolution {
     Ar2,
 }
 
+impl Deconvolution {
+    /// Whether the rise takes time.
+    pub(crate) fn is_second_order(self) -> bool {
+        self == Deconvolution::Ar2
+    }
+}
+
 /// Which way a spike goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
