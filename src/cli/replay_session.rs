@@ -136,12 +136,9 @@ impl<'a> Again<'a> {
         files.read(|record| match record {
             JournalRecord::Head(head) if self.slot.is_some() => {
                 self.pixels = None;
-                let segment = files.segments.iter().find(|s| s.segment == head.segment);
-                if let Some(path) = segment.and_then(|s| s.pixels.as_ref()) {
-                    match KeptPixels::open(path) {
-                        Ok(pixels) => self.pixels = Some(pixels),
-                        Err(e) => failure = Err(e.into()),
-                    }
+                match files.kept_pixels(head.segment) {
+                    Ok(pixels) => self.pixels = pixels,
+                    Err(e) => failure = Err(e.into()),
                 }
             }
             JournalRecord::Input(input) => waiting = Some(input),

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{Outcome, print_json, print_text};
 use crate::export::session_image;
-use crate::frame::{Geometry, Image, PixelType};
+use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, Geometry, Image, StripMeta};
 use crate::report::{DrawnRoi, RoiPicture, rois_html, rois_png};
 use crate::sample::formats::{json, suite2p_write};
 use crate::sample::{NoCell, Roi, RoiFile, RoiFileError, read_roi_file};
@@ -262,6 +262,8 @@ fn mean_image(path: &Path, plane: u32) -> anyhow::Result<Image> {
         bail!("{}: holds traces, expected a TIFF", path.display());
     };
     let (geometry, pixel_type) = (frames.header().geometry, frames.header().pixel_type);
+    let (mut assembly, mut slot) =
+        (FrameAssembly::new(geometry, pixel_type, false), FrameSlot::new(geometry, pixel_type));
     let (mut sums, mut count) = (vec![0_i64; geometry.count()], 0_i64);
     let mut buffer = Vec::new();
     while let Some(frame) = frames.next(&mut buffer)? {
@@ -269,12 +271,10 @@ fn mean_image(path: &Path, plane: u32) -> anyhow::Result<Image> {
             continue;
         }
         count += 1;
-        let pairs = buffer.chunks_exact(2).map(|pair| [pair[0], pair[1]]);
-        match pixel_type {
-            PixelType::U8 => sums.iter_mut().zip(&buffer).for_each(|(sum, &v)| *sum += i64::from(v)),
-            PixelType::U16 => sums.iter_mut().zip(pairs).for_each(|(s, v)| *s += i64::from(u16::from_le_bytes(v))),
-            PixelType::I16 => sums.iter_mut().zip(pairs).for_each(|(s, v)| *s += i64::from(i16::from_le_bytes(v))),
-        }
+        let meta = FrameMeta { index: frame.index, ..FrameMeta::default() };
+        assembly.add(&StripMeta::whole(meta), &buffer, &mut slot)?;
+        let bias = i64::from(pixel_type.bias());
+        sums.iter_mut().zip(&slot.samples).for_each(|(sum, &sample)| *sum += i64::from(sample) - bias);
     }
     if count == 0 {
         bail!("{}: has no frame of plane {plane}", path.display());

@@ -20,13 +20,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::ExportError;
-use crate::journal::{JournalRecord, SessionFiles, state_name, texts};
+use crate::journal::{JournalRecord, REWARD_OUTPUT, SessionFiles, is_decided, state_name, texts};
 use crate::proto::v1;
 
 /// Rows that one event of skipped frames may make: a wrong number in a journal must not fill the disk.
 const SKIPPED_ROWS_MAX: u64 = 1_000_000;
-/// Which output of an intent is the reward.
-pub(super) const REWARD_OUTPUT: u32 = 0;
 
 const FRAMES_HEADER: &str = "frame,device_ns,dy_px,dx_px,score,cursor,rotation_deg,shown_deg,state,reward,latency_us";
 const EVENTS_HEADER: &str = "frame,device_ns,kind,id,value";
@@ -85,12 +83,6 @@ pub(super) fn roi_count(head: &v1::SessionHead) -> usize {
 fn has_rate(head: &v1::SessionHead) -> bool {
     // A configuration that this version cannot read asked for none that it could write.
     crate::config::load_text(&head.config_toml, &[]).is_ok_and(|config| config.activity.has_rate())
-}
-
-/// Whether this input was a frame on which there is a decision.
-pub(super) fn is_decided(input: &v1::InputRecord, decision: &v1::DecisionRecord) -> bool {
-    matches!(input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues)
-        && matches!(decision.verdict(), v1::FrameVerdict::Decided | v1::FrameVerdict::Doubted)
 }
 
 /// Whether a reward was intended on this input.

@@ -5,11 +5,13 @@
 
 use std::collections::HashMap;
 
-use super::csv::{intends_reward, is_decided, latency_us};
+use super::csv::{intends_reward, latency_us};
 use super::notes::Notes;
 use crate::decode::Ensembles;
 use crate::engine::{Command, CommandOutcome, Engine};
-use crate::journal::{JournalError, JournalRecord, SessionFiles, Summary, calibration_record, engine_of, input_of};
+use crate::journal::{
+    JournalError, JournalRecord, SessionFiles, Summary, calibration_record, engine_of, input_of, is_decided,
+};
 use crate::proto::v1::{self, EventKind};
 use crate::report::{
     Calibration, FrameRow, Outcome, Phase, RewardFate, Role, Trace, TrialRow, TriggerFate, TriggerRow,

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use prost::Message;
+
 use crate::engine::{
     Command, Decision, DeviceReport, Event, EventKind, FrameVerdict, Input, InputSummary, Record, Sampled, SkipReason,
     StreamShape,
@@ -336,6 +338,24 @@ pub fn fit_verdict(code: u32) -> Option<FitVerdict> {
         _ => return None,
     })
 }
+
+/// Whether this input brought a frame, or the values of one.
+pub fn is_frame(input: &v1::InputRecord) -> bool {
+    matches!(input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues)
+}
+
+/// Whether this input was a frame on which there is a decision.
+pub fn is_decided(input: &v1::InputRecord, decision: &v1::DecisionRecord) -> bool {
+    is_frame(input) && matches!(decision.verdict(), v1::FrameVerdict::Decided | v1::FrameVerdict::Doubted)
+}
+
+/// Whether two decisions are the same: NaN equals NaN, and 0 does not equal -0.
+pub(super) fn same_bits(a: &v1::DecisionRecord, b: &v1::DecisionRecord) -> bool {
+    a.encode_to_vec() == b.encode_to_vec()
+}
+
+/// The number of the rewards' output in `intent_output`.
+pub const REWARD_OUTPUT: u32 = output_code(Output::Reward);
 
 const fn output_code(output: Output) -> u32 {
     match output {

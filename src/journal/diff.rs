@@ -11,6 +11,7 @@ mod frames;
 mod heads;
 mod stages;
 
+use std::cmp::Ordering;
 use std::path::PathBuf;
 use std::sync::mpsc::sync_channel;
 
@@ -264,31 +265,23 @@ struct Merge {
 }
 
 impl Merge {
-    fn all(&mut self, mut a: impl Iterator<Item = Frame>, mut b: impl Iterator<Item = Frame>) {
+    fn all(&mut self, a: impl Iterator<Item = Frame>, b: impl Iterator<Item = Frame>) {
         self.fields = FIELDS.iter().map(|_| FieldTally::default()).collect();
-        let (mut next_a, mut next_b) = (a.next(), b.next());
+        let (mut a, mut b) = (a.peekable(), b.peekable());
         loop {
             // Whichever stands earlier stands alone.
-            let order = match (&next_a, &next_b) {
-                (None, None) => break,
-                (Some(_), None) => std::cmp::Ordering::Less,
-                (None, Some(_)) => std::cmp::Ordering::Greater,
+            let order = match (a.peek(), b.peek()) {
                 (Some(x), Some(y)) => x.key().cmp(&y.key()),
+                (Some(_), None) => Ordering::Less,
+                (None, _) => Ordering::Greater,
             };
-            if let (Some(x), Some(y), true) = (&next_a, &next_b, order.is_eq()) {
-                self.pair(x, y);
-            }
-            if order.is_le()
-                && let Some(frame) = std::mem::replace(&mut next_a, a.next())
-                && order.is_lt()
-            {
-                self.only_in_a.add(&frame);
-            }
-            if order.is_ge()
-                && let Some(frame) = std::mem::replace(&mut next_b, b.next())
-                && order.is_gt()
-            {
-                self.only_in_b.add(&frame);
+            let next_a = if order.is_le() { a.next() } else { None };
+            let next_b = if order.is_ge() { b.next() } else { None };
+            match (next_a, next_b) {
+                (Some(x), Some(y)) => self.pair(&x, &y),
+                (Some(x), None) => self.only_in_a.add(x.key()),
+                (None, Some(y)) => self.only_in_b.add(y.key()),
+                (None, None) => break,
             }
         }
     }
@@ -333,9 +326,9 @@ struct Alone {
 }
 
 impl Alone {
-    fn add(&mut self, frame: &Frame) {
-        let (count, index) = frame.key();
-        let follows = self.last.replace((count, index)) == index.checked_sub(1).map(|before| (count, before));
+    fn add(&mut self, (count, index): (u32, u64)) {
+        let before = self.last.replace((count, index));
+        let follows = before.is_some_and(|(c, i)| c == count && i.checked_add(1) == Some(index));
         let found = &mut self.lacking;
         found.frames += 1;
         if !follows {
@@ -350,5 +343,23 @@ impl Alone {
         {
             run.frames += 1;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_of_frames_that_stand_alone() {
+        let mut alone = Alone::default();
+        // Frame 0 is the first of a run; counting from the beginning again ends one.
+        for key in [(0, 0), (0, 1), (0, 4), (1, 5), (1, 6), (1, u64::MAX), (2, 0)] {
+            alone.add(key);
+        }
+        let Lacking { frames, runs, first } = alone.lacking;
+        assert_eq!((frames, runs), (7, 5));
+        let first: Vec<_> = first.iter().map(|run| (run.first_frame, run.frames)).collect();
+        assert_eq!(first, [(0, 2), (4, 1), (5, 2), (u64::MAX, 1), (0, 1)]);
     }
 }

@@ -1,21 +1,26 @@
 //! An MCAP file that grows in sealed blocks.
 //!
-//! The MCAP writer writes to memory; [`SealedFile::seal`] ends the chunk, appends the [`Seal`] of everything since the
-//! last one, and [`SealedFile::sync`] brings the block to the disk in one piece. A write that fails (a full disk)
+//! The MCAP writer writes to memory; [`SealedFile::commit`] ends the chunk, appends the [`Seal`] of everything since the
+//! last one, and brings the block to the disk in one piece. A write that fails (a full disk)
 //! changes nothing: the block stays in memory and is written again, over what the failure left, by the next sync.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use mcap::records::MessageHeader;
 use mcap::write::NoSeek;
 use mcap::{Compression, WriteOptions, Writer};
+use prost::Message;
 
 use super::seal::{SEAL_OPCODE, Seal};
 use crate::config::SyncPolicy;
+use crate::engine::{Clock, HostClock};
+use crate::proto::v1;
 
 /// Messages wait in memory for at most this many bytes before they become a chunk.
 const CHUNK_BYTES: usize = 1 << 20;
@@ -72,6 +77,8 @@ pub(super) struct SealedFile {
     writer: Writer<NoSeek<Memory>>,
     channels: Vec<u16>,
     sequence: Vec<u32>,
+    /// The message that is being written.
+    message: Vec<u8>,
     /// Bytes of messages since the last chunk ended.
     in_chunk: usize,
     /// Where the block that grows now begins.
@@ -85,8 +92,14 @@ pub(super) struct SealedFile {
 }
 
 impl SealedFile {
-    /// Creates the file, which must not exist, with a channel for each topic.
-    pub fn create(path: &Path, topics: &[(&str, Schema)], policy: SyncPolicy) -> io::Result<Self> {
+    /// Creates the file, which must not exist, with a channel for each topic, and brings the head, on the first of
+    /// them, to the disk.
+    pub fn create(
+        path: &Path,
+        topics: &[(&str, Schema)],
+        policy: SyncPolicy,
+        head: &v1::SessionHead,
+    ) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
         let memory = Memory::default();
         let options = WriteOptions::new()
@@ -100,7 +113,7 @@ impl SealedFile {
             let schema = writer.add_schema(schema.name, "protobuf", schema.descriptors).map_err(error)?;
             channels.push(writer.add_channel(schema, topic, "protobuf", &BTreeMap::new()).map_err(error)?);
         }
-        Ok(Self {
+        let mut created = Self {
             path: path.to_owned(),
             file,
             policy,
@@ -108,12 +121,17 @@ impl SealedFile {
             writer,
             sequence: vec![0; channels.len()],
             channels,
+            message: Vec::new(),
             in_chunk: 0,
             block_start: 0,
             block: Vec::new(),
             waiting: Vec::new(),
             written: 0,
-        })
+        };
+        created.message(0, 0, 0, head)?;
+        created.commit(None)?;
+        path.parent().map_or(Ok(()), sync_directory)?;
+        Ok(created)
     }
 
     /// Where it is.
@@ -127,12 +145,20 @@ impl SealedFile {
     }
 
     /// Appends a message.
-    pub fn message(&mut self, topic: usize, log_time: u64, publish_time: u64, bytes: &[u8]) -> io::Result<()> {
+    pub fn message(
+        &mut self,
+        topic: usize,
+        log_time: u64,
+        publish_time: u64,
+        message: &impl Message,
+    ) -> io::Result<()> {
+        self.message.clear();
+        message.encode(&mut self.message).map_err(io::Error::other)?;
         let sequence = self.sequence[topic];
         let header = MessageHeader { channel_id: self.channels[topic], sequence, log_time, publish_time };
-        self.writer.write_to_known_channel(&header, bytes).map_err(error)?;
+        self.writer.write_to_known_channel(&header, &self.message).map_err(error)?;
         self.sequence[topic] = sequence.wrapping_add(1);
-        self.in_chunk += bytes.len();
+        self.in_chunk += self.message.len();
         Ok(())
     }
 
@@ -151,8 +177,7 @@ impl SealedFile {
         Ok(())
     }
 
-    /// Seals everything since the last seal; `last_input_seq` is the last input that is whole in the file.
-    pub fn seal(&mut self, last_input_seq: Option<u64>) -> io::Result<()> {
+    fn seal(&mut self, last_input_seq: Option<u64>) -> io::Result<()> {
         self.end_chunk()?;
         if self.block.is_empty() {
             return Ok(());
@@ -167,8 +192,15 @@ impl SealedFile {
         Ok(())
     }
 
+    /// Seals everything since the last seal and brings it to the disk; `last_input_seq` is the last input that is whole
+    /// in the file.
+    pub fn commit(&mut self, last_input_seq: Option<u64>) -> io::Result<()> {
+        self.seal(last_input_seq)?;
+        self.sync()
+    }
+
     /// Brings what is sealed to the disk, as the policy has it.
-    pub fn sync(&mut self) -> io::Result<()> {
+    fn sync(&mut self) -> io::Result<()> {
         if !self.waiting.is_empty() {
             self.file.seek(SeekFrom::Start(self.written))?;
             self.file.write_all(&self.waiting)?;
@@ -191,6 +223,39 @@ impl SealedFile {
         self.file.set_len(self.written)?;
         self.file.sync_all()
     }
+}
+
+/// The loop of a thread that writes such a file: every item to `step`, and `None` when it is time to commit, at most
+/// `interval` after the first item since the last time. `step` says whether there is anything to commit: after a
+/// failure that is tried again, whether or not anything new comes. Ends when no more items can come.
+pub(super) fn take_all<T>(items: &Receiver<T>, interval: Duration, mut step: impl FnMut(Option<T>) -> bool) {
+    let clock = HostClock;
+    let mut last_commit_ns = clock.now_ns();
+    let mut dirty = false;
+    loop {
+        let since = Duration::from_nanos(clock.now_ns() - last_commit_ns);
+        let received = items.recv_timeout(if dirty { interval.saturating_sub(since) } else { interval });
+        let idle = received.is_err();
+        match received {
+            Ok(item) => dirty = step(Some(item)),
+            Err(RecvTimeoutError::Timeout) => {}
+            Err(RecvTimeoutError::Disconnected) => break,
+        }
+        let due = Duration::from_nanos(clock.now_ns() - last_commit_ns) >= interval;
+        if dirty && (due || idle) {
+            dirty = step(None);
+            last_commit_ns = clock.now_ns();
+        }
+    }
+}
+
+/// The file's name is on the disk as well; other systems write it with the file.
+pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    File::open(directory)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = directory;
+    Ok(())
 }
 
 fn error(error: mcap::McapError) -> io::Error {

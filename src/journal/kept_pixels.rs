@@ -4,6 +4,7 @@ use std::iter::Peekable;
 use std::path::{Path, PathBuf};
 
 use super::reader::{JournalError, PixelsRecord, read_pixels};
+use super::scan::Scan;
 use crate::proto::v1;
 
 /// What there is of an input's pixels.
@@ -30,13 +31,9 @@ pub struct KeptPixels {
 }
 
 impl KeptPixels {
-    /// Opens it.
-    ///
-    /// # Errors
-    /// It cannot be read. Damage further on is found where it stands.
-    pub fn open(path: &Path) -> Result<Self, JournalError> {
-        let (scan, records) = read_pixels(path)?;
-        let records: Records = Box::new(records);
+    /// The file as far as it is whole.
+    pub(super) fn new(path: &Path, scan: &Scan) -> Result<Self, JournalError> {
+        let records: Records = Box::new(read_pixels(path, scan)?);
         Ok(Self { records: records.peekable(), last_seq: scan.last_input_seq, path: path.to_owned() })
     }
 

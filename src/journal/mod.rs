@@ -34,8 +34,8 @@ mod verify;
 mod writer;
 
 pub use convert::{
-    Published, calibration_of, calibration_record, fit_verdict, input_of, roi_set_of, roi_set_record, shape_of_head,
-    shape_of_header, state_name,
+    Published, REWARD_OUTPUT, calibration_of, calibration_record, fit_verdict, input_of, is_decided, is_frame,
+    roi_set_of, roi_set_record, shape_of_head, shape_of_header, state_name,
 };
 pub use diff::{Comparison, diff};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};

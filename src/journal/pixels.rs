@@ -34,7 +34,11 @@ pub fn pack(slot: &FrameSlot, input_seq: u64, moved_px: (f64, f64), kept: &Kept)
     let (samples, patches) = match kept {
         Kept::All => (&slot.samples[..], Vec::new()),
         Kept::Boxes(boxes) => {
-            let patches: Vec<_> = boxes.iter().filter_map(|b| moved(b, moved_px, height_px, width_px)).collect();
+            let mut patches: Vec<_> = boxes.iter().filter_map(|b| moved(b, moved_px, height_px, width_px)).collect();
+            if patches.is_empty() {
+                // A record without a box would be a whole frame.
+                patches.push(v1::FramePatch::default());
+            }
             for patch in &patches {
                 for row in patch.row_px..patch.row_px + patch.height_px {
                     let start = row as usize * width_px as usize + patch.col_px as usize;
@@ -279,6 +283,17 @@ mod tests {
             let smallest = i32::from(*samples.iter().min().unwrap_or(&0)) - pixel_type.bias();
             prop_assert_eq!(record.base_counts, smallest);
         }
+    }
+
+    #[test]
+    fn a_frame_whose_boxes_all_lie_outside_is_not_a_whole_frame() {
+        let geometry = Geometry::new(4, 4);
+        let frame = slot(&[7; 16], geometry, PixelType::U16);
+        let record = pack(&frame, 3, (900.0, 0.0), &Kept::Boxes(vec![PixelBox { rows: 0..2, cols: 0..2 }]));
+        let mut back = FrameSlot::new(geometry, PixelType::U16);
+        assert_eq!(unpack(&record, &mut back), Err(PixelsError::Boxes { input_seq: 3 }));
+        assert_eq!(unpack_boxes(&record, &mut back), Ok(()));
+        assert!(back.samples.iter().all(|&sample| sample == 0));
     }
 
     #[test]

@@ -8,27 +8,24 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use prost::Message;
-
-use super::file::{Schema, SealedFile, schema};
+use super::file::{Schema, SealedFile, schema, take_all};
 use super::pixels::{Kept, pack};
 use super::pixels_file;
 use super::status::RecordStatus;
-use super::writer::{QUEUE_ITEMS, sync_directory};
+use super::writer::QUEUE_ITEMS;
 use crate::config::SyncPolicy;
 use crate::engine::{Clock, FrameItem, HostClock, UsedFrame};
 use crate::proto::v1;
 
-/// The topics of a file of pixels.
+/// The topics of a file of pixels, behind that of the head.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(usize)]
 pub(super) enum PixelsTopic {
-    Head,
-    Frames,
+    Frames = 1,
     Losses,
 }
 
@@ -109,11 +106,7 @@ impl PixelsWriter {
         give_back: impl Fn(FrameItem) + Send + 'static,
     ) -> io::Result<Self> {
         let path = directory.join(pixels_file(head.segment));
-        let mut file = SealedFile::create(&path, &PixelsTopic::ALL, settings.policy)?;
-        file.message(PixelsTopic::Head as usize, 0, 0, &head.encode_to_vec())?;
-        file.seal(None)?;
-        file.sync()?;
-        sync_directory(directory)?;
+        let file = SealedFile::create(&path, &PixelsTopic::ALL, settings.policy, head)?;
         let (sender, receiver) = sync_channel(settings.queue_frames as usize);
         let thread_status = Arc::clone(&status);
         let pixels = Pixels { file, status: thread_status, last_seq: None, loss: Dropped::default() };
@@ -211,30 +204,19 @@ impl Pixels {
         settings: &PixelsSettings,
         give_back: impl Fn(FrameItem) + Send + 'static,
     ) {
-        let (clock, interval) = (HostClock, settings.sync_interval);
-        let mut last_sync_ns = clock.now_ns();
-        let mut dirty = false;
-        loop {
-            let since = Duration::from_nanos(clock.now_ns() - last_sync_ns);
-            let received = frames.recv_timeout(if dirty { interval.saturating_sub(since) } else { interval });
-            let over = matches!(received, Err(RecvTimeoutError::Disconnected));
-            let idle = received.is_err();
-            if let Ok(waiting) = received {
+        take_all(frames, settings.sync_interval, |waiting| match waiting {
+            Some(waiting) => {
                 self.status.frames_waiting.fetch_sub(1, Ordering::Relaxed);
-                dirty = true;
                 give_back(self.take(waiting, &settings.kept));
+                true
             }
-            if over {
-                break;
+            None => {
+                let committed = self.file.commit(self.last_seq);
+                let failed = committed.is_err();
+                self.done(committed);
+                failed
             }
-            let due = Duration::from_nanos(clock.now_ns() - last_sync_ns) >= interval;
-            if dirty && (due || idle) {
-                let synced = self.file.seal(self.last_seq).and_then(|()| self.file.sync());
-                dirty = synced.is_err();
-                self.done(synced);
-                last_sync_ns = clock.now_ns();
-            }
-        }
+        });
         let finished = self.mark_loss().and_then(|()| self.file.finish(self.last_seq));
         self.done(finished);
     }
@@ -253,7 +235,7 @@ impl Pixels {
             let record = pack(slot, frame.input_seq, frame.moved_px, kept);
             let written = self.mark_loss().and_then(|()| {
                 let times = (HostClock.now_ns(), record.device_ns);
-                self.file.message(PixelsTopic::Frames as usize, times.0, times.1, &record.encode_to_vec())?;
+                self.file.message(PixelsTopic::Frames as usize, times.0, times.1, &record)?;
                 self.file.end_large_chunk()
             });
             if let Err(e) = written {
@@ -278,7 +260,7 @@ impl Pixels {
             records: count,
             reason: "the disk was too slow or full for the pixels".to_owned(),
         };
-        self.file.message(PixelsTopic::Losses as usize, HostClock.now_ns(), 0, &record.encode_to_vec())
+        self.file.message(PixelsTopic::Losses as usize, HostClock.now_ns(), 0, &record)
     }
 
     fn done(&self, result: io::Result<()>) {

@@ -6,11 +6,13 @@
 use std::fs::File;
 use std::io::{BufReader, Cursor, Read};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use mcap::io::MessageReader;
 use mcap::sans_io::LinearReaderOptions;
 use prost::Message;
 
+use super::kept_pixels::KeptPixels;
 use super::pixels_writer::PixelsTopic;
 use super::scan::{Scan, scan};
 use super::writer::Topic;
@@ -99,6 +101,8 @@ pub struct SegmentFiles {
     pub scan: Scan,
     /// The pixels of its frames, where they were kept.
     pub pixels: Option<PathBuf>,
+    /// How far these are whole, once that was asked.
+    pixels_scan: OnceLock<Scan>,
 }
 
 /// The files of a session.
@@ -140,7 +144,7 @@ impl SessionFiles {
             let journal = directory.join(journal_file(segment));
             let pixels = Some(directory.join(pixels_file(segment))).filter(|path| path.is_file());
             let scan = scan(&journal).map_err(at(&journal))?;
-            Ok(SegmentFiles { segment, journal, scan, pixels })
+            Ok(SegmentFiles { segment, journal, scan, pixels, pixels_scan: OnceLock::new() })
         };
         let segments = numbers.into_iter().map(segment).collect::<Result<_, _>>()?;
         Ok(Self { directory: directory.to_owned(), segments, config: directory.join(CONFIG_FILE) })
@@ -162,7 +166,7 @@ impl SessionFiles {
                         "it begins with input {}, and the segment before it ends before input {next_seq}",
                         head.first_input_seq
                     );
-                    return Err(JournalError::Damaged { path: segment.journal.clone(), reason });
+                    return Err(damaged(&segment.journal, &reason));
                 }
                 _ => {}
             }
@@ -180,7 +184,7 @@ impl SessionFiles {
             let path = &segment.journal;
             if segment.segment != expected {
                 let reason = format!("{} is missing before it", journal_file(expected));
-                return Err(JournalError::Damaged { path: path.clone(), reason });
+                return Err(damaged(path, &reason));
             }
             if segment.is_empty() && expected == 0 {
                 return Err(JournalError::NoHead { path: path.clone() });
@@ -202,7 +206,7 @@ impl SessionFiles {
         if first.scan.whole_bytes == 0 {
             let damage = first.scan.damage.first();
             return Err(match damage {
-                Some(reason) => JournalError::Damaged { path: path.clone(), reason: reason.clone() },
+                Some(reason) => damaged(path, reason),
                 None => JournalError::NoHead { path: path.clone() },
             });
         }
@@ -213,6 +217,17 @@ impl SessionFiles {
             JournalRecord::Head(head) if message.channel.topic == "/head" => Ok(*head),
             _ => Err(JournalError::Format { path: path.clone(), got: 0 }),
         }
+    }
+
+    /// The pixels of a segment, where they were kept.
+    ///
+    /// # Errors
+    /// They cannot be read. Damage further on is found where it stands.
+    pub fn kept_pixels(&self, segment: u32) -> Result<Option<KeptPixels>, JournalError> {
+        let found = self.segments.iter().find(|s| s.segment == segment).and_then(|s| Some((s, s.pixels.as_ref()?)));
+        let Some((segment, path)) = found else { return Ok(None) };
+        let scan = segment.scan_pixels(path).map_err(|source| JournalError::Io { path: path.clone(), source })?;
+        KeptPixels::new(path, scan).map(Some)
     }
 
     /// The last input of which the journal holds everything; none before the first.
@@ -233,8 +248,8 @@ impl SessionFiles {
         if let Some((_, missing)) = self.segments.iter().zip(0..).find(|(s, expected)| s.segment != *expected) {
             found.push(Damage::of(&self.directory.join(journal_file(missing)), "it is missing"));
         }
-        for path in self.segments.iter().filter_map(|segment| segment.pixels.as_ref()) {
-            match scan(path) {
+        for (segment, path) in self.segments.iter().filter_map(|segment| Some((segment, segment.pixels.as_ref()?))) {
+            match segment.scan_pixels(path) {
                 Ok(scan) => found.extend(scan.damage.iter().map(|what| Damage::of(path, what))),
                 Err(e) => found.push(Damage::of(path, &e.to_string())),
             }
@@ -282,6 +297,15 @@ impl SegmentFiles {
         self.scan.whole_bytes == 0 && self.scan.damage.is_empty()
     }
 
+    /// How far its file of pixels is whole; every byte of it is looked at, once.
+    fn scan_pixels(&self, path: &Path) -> std::io::Result<&Scan> {
+        if let Some(known) = self.pixels_scan.get() {
+            return Ok(known);
+        }
+        let found = scan(path)?;
+        Ok(self.pixels_scan.get_or_init(|| found))
+    }
+
     /// Where its journal is damaged.
     pub(super) fn damage(&self) -> impl Iterator<Item = Damage> + '_ {
         self.scan.damage.iter().map(|what| Damage::of(&self.journal, what))
@@ -322,7 +346,7 @@ impl SegmentFiles {
             }
         }
         match self.scan.damage.first() {
-            Some(reason) => Err(JournalError::Damaged { path: path.clone(), reason: reason.clone() }),
+            Some(reason) => Err(damaged(path, reason)),
             None => Ok(()),
         }
     }
@@ -338,8 +362,8 @@ pub(super) enum PixelsRecord {
 /// The records of a file of pixels, in order, as far as it is whole.
 pub(super) fn read_pixels(
     path: &Path,
-) -> Result<(Scan, impl Iterator<Item = Result<PixelsRecord, JournalError>> + use<>), JournalError> {
-    let scan = scan(path).map_err(|source| JournalError::Io { path: path.to_owned(), source })?;
+    scan: &Scan,
+) -> Result<impl Iterator<Item = Result<PixelsRecord, JournalError>> + use<>, JournalError> {
     let at = path.to_owned();
     let records = messages(path, scan.whole_bytes)?.filter_map(move |message| {
         let message = match message {
@@ -356,7 +380,7 @@ pub(super) fn read_pixels(
         };
         Some(record.map_err(|e| damaged(&at, &e)))
     });
-    Ok((scan, records))
+    Ok(records)
 }
 
 /// The messages in the first `whole_bytes` of a file, which end at a record.
@@ -394,6 +418,6 @@ fn decode(path: &Path, topic: Topic, bytes: &[u8]) -> Result<JournalRecord, Jour
     }
 }
 
-fn damaged(path: &Path, reason: &dyn std::fmt::Display) -> JournalError {
+pub(super) fn damaged(path: &Path, reason: &dyn std::fmt::Display) -> JournalError {
     JournalError::Damaged { path: path.to_owned(), reason: reason.to_string() }
 }

@@ -9,13 +9,13 @@
 //! delivered: an intent whose verdict is not in the record, and, where the journal was not closed while trials ran, as
 //! many pulses as the limits would have allowed within the time that a disk may be behind.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use prost::Message;
 
 use super::Summary;
-use super::convert::{encode_decision, input_of};
-use super::reader::{JournalError, SessionFiles};
+use super::convert::{encode_decision, input_of, same_bits};
+use super::reader::{JournalError, SessionFiles, damaged};
 use super::verify::{VerifyError, engine_of};
 use super::writer::Topic;
 use crate::config::load_text;
@@ -115,7 +115,7 @@ struct Pass {
     steps: Vec<(v1::InputRecord, Vec<u8>)>,
     input: Option<v1::InputRecord>,
     last_event: Vec<u8>,
-    waiting: BTreeMap<TriggerId, ()>,
+    waiting: BTreeSet<TriggerId>,
     /// What is missing behind the last snapshot.
     loss: Option<v1::LossRecord>,
 }
@@ -161,7 +161,7 @@ impl Pass {
         }
         match input_of(input, &decision, &mut command) {
             Some(Input::Limit { id, verdict: LimitVerdict::Allowed, .. }) => {
-                self.waiting.insert(id, ());
+                self.waiting.insert(id);
             }
             Some(Input::Device(
                 DeviceReport::Acknowledged { id, .. }
@@ -188,10 +188,7 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
         return Err(ResumeError::Damaged { session_id, damage: super::texts(&damage) });
     }
     let mut pass = Pass::default();
-    files.each(|segment, topic, bytes| {
-        pass.take(topic, bytes)
-            .map_err(|e| JournalError::Damaged { path: segment.journal.clone(), reason: e.to_string() })
-    })?;
+    files.each(|segment, topic, bytes| pass.take(topic, bytes).map_err(|e| damaged(&segment.journal, &e)))?;
     let Pass { head, snapshot, health, steps, last_event, waiting, loss, .. } = pass;
     if let Some(v1::LossRecord { records, first_input_seq, last_input_seq, reason }) = loss {
         let what = format!("{records} records of inputs {first_input_seq} to {last_input_seq} are lost: {reason}");
@@ -226,12 +223,12 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
         return Err(ResumeError::Ended { session_id });
     }
     let finished = files.segments.last().is_some_and(|segment| segment.scan.is_finished);
-    let unseen = if finished || engine.range().is_none() { 0 } else { unseen_pulses(&config) };
+    let unseen = if finished || !has_output || engine.range().is_none() { 0 } else { unseen_pulses(&config) };
     let width_us = config.outputs.reward.width_us();
     for intent in &unsettled {
         limits.count_delivered(intent, 0);
     }
-    for _ in 0..if has_output { unseen } else { 0 } {
+    for _ in 0..unseen {
         let id = TriggerId { segment: head.segment, sequence: u32::MAX };
         limits.count_delivered(&Intent { id, output: Output::Reward, width_us, cause: Cause::Hit }, 0);
     }
@@ -243,7 +240,7 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
     let pixels = matches!(super::shape_of_head(&head), StreamShape::Pixels { .. });
     let template_lost = pixels && (engine.baseline_runs() || engine.baselines_done() != baselines);
     let segment = files.segments.last().map_or(0, |s| s.segment) + 1;
-    let waiting = waiting.into_keys().chain(unsettled.iter().map(|intent| intent.id)).collect();
+    let waiting = waiting.into_iter().chain(unsettled.iter().map(|intent| intent.id)).collect();
     let mut state = Vec::new();
     engine.save(&mut state);
     let next_event_seq = match v1::SubscribeEventsResponse::decode(&last_event[..]) {
@@ -262,7 +259,7 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
         last_input_seq,
         snapshot_seq: snapshot.map(|s| s.input_seq),
         recomputed: steps.len() as u64,
-        pulses_assumed: unsettled.len() as u64 + if has_output { unseen } else { 0 },
+        pulses_assumed: unsettled.len() as u64 + unseen,
     })
 }
 
@@ -300,7 +297,7 @@ impl Replay {
         }
         let step = self.engine.step(&taken);
         self.unsettled.extend(step.decision.intents.iter().filter(|intent| intent.output == Output::Reward));
-        if encode_decision(step.decision).encode_to_vec() != recorded.encode_to_vec() {
+        if !same_bits(&encode_decision(step.decision), &recorded) {
             return Err(Differs);
         }
         if counted.is_none_or(|seq| input.input_seq > seq) {

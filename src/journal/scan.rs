@@ -169,10 +169,7 @@ impl Scanner {
         let mut window: Vec<u8> = Vec::new();
         let mut window_start = from;
         loop {
-            let old = window.len();
-            window.resize(old + (1 << 20), 0);
-            let read = read_some(&mut self.file, &mut window[old..])?;
-            window.truncate(old + read);
+            let read = self.file.by_ref().take(1 << 20).read_to_end(&mut window)?;
             for place in places(&window, &SEAL_MAGIC) {
                 let Some(seal) = window.get(place..place + SEAL_BYTES).and_then(Seal::decode) else { continue };
                 let content = window_start + place as u64;
@@ -197,13 +194,13 @@ impl Scanner {
             found.damage.push(format!("{length} bytes from byte {start} on have no checksum that agrees"));
             return Ok(());
         }
-        self.seek(start)?;
-        let mut rest = Vec::with_capacity(length as usize);
-        (&mut self.file).take(length).read_to_end(&mut rest)?;
         if !found.damage.is_empty() {
             // What comes after damage is not judged.
             return Ok(());
         }
+        self.seek(start)?;
+        let mut rest = Vec::with_capacity(length as usize);
+        self.file.by_ref().take(length).read_to_end(&mut rest)?;
         let is_closed = rest.ends_with(&MAGIC) && rest.len() > MAGIC.len();
         let closing = rest.first() == Some(&OPCODE_DATA_END);
         if is_closed || closing {
@@ -345,18 +342,4 @@ fn length_of(head: &[u8; RECORD_HEAD_BYTES]) -> u64 {
 /// Where `needle` begins in `bytes`.
 fn places<'a>(bytes: &'a [u8], needle: &'a [u8; 8]) -> impl Iterator<Item = usize> + 'a {
     bytes.windows(needle.len()).enumerate().filter(move |(_, window)| window == needle).map(|(place, _)| place)
-}
-
-/// Fills as much of `buffer` as there is left in the file.
-fn read_some(file: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match file.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(read) => filled += read,
-            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-            Err(e) => return Err(e),
-        }
-    }
-    Ok(filled)
 }

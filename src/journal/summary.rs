@@ -50,18 +50,20 @@ impl Percentiles {
     }
 }
 
+/// An empty distribution of nanoseconds: three digits over a minute, a little over 100 kB.
+pub(super) fn latency_histogram() -> Histogram<u64> {
+    // Its bounds are constants.
+    let mut h = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).unwrap_or_else(|_| Histogram::new(3).unwrap());
+    h.auto(false);
+    h
+}
+
 impl Default for Summary {
     fn default() -> Self {
-        let histogram = || {
-            // Three digits over a minute: a little over 100 kB, and bounds that are constants.
-            let mut h = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).unwrap_or_else(|_| Histogram::new(3).unwrap());
-            h.auto(false);
-            h
-        };
         Self {
             counters: v1::SessionCounters::default(),
-            total: histogram(),
-            stages: std::array::from_fn(|_| histogram()),
+            total: latency_histogram(),
+            stages: std::array::from_fn(|_| latency_histogram()),
             ended: false,
         }
     }

@@ -5,12 +5,10 @@
 //! at any snapshot. A frame whose pixels were not kept is stepped from F, and so is everything behind it up to the next
 //! snapshot, since registration did not see what it had seen.
 
-use prost::Message;
-
-use super::convert::{encode_decision, input_of, roi_set_of, shape_of_head};
+use super::convert::{encode_decision, input_of, is_frame, roi_set_of, same_bits, shape_of_head};
 use super::kept_pixels::{Found, KeptPixels};
 use super::pixels::{unpack, unpack_boxes};
-use super::reader::{JournalError, JournalRecord, SessionFiles};
+use super::reader::{Damage, JournalError, JournalRecord, SessionFiles};
 use crate::config::{ConfigError, load_text};
 use crate::engine::{Engine, EngineError, Input, Sampled, StreamShape};
 use crate::frame::FrameSlot;
@@ -28,7 +26,7 @@ pub struct VerifyOptions {
 }
 
 /// What a verification found.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct VerifyReport {
     /// Frames whose decisions were compared.
     pub frames_compared: u64,
@@ -112,18 +110,13 @@ pub fn verify(files: &SessionFiles, options: &VerifyOptions) -> Result<VerifyRep
         None => None,
         Some(from_input) => Some(last_snapshot(files, from_input)?.ok_or(VerifyError::NoSnapshot { from_input })?),
     };
+    let damage = files.damage();
     let report = VerifyReport {
-        frames_compared: 0,
-        frames_from_pixels: 0,
-        frames_sampled_again: 0,
-        inputs_compared: 0,
-        snapshots_compared: 0,
-        differences: 0,
         segments: files.segments.len() as u32,
         from_snapshot,
-        first_difference: None,
-        damage: super::texts(&files.damage()),
+        damage: super::texts(&damage),
         unfinished: super::texts(&files.unfinished()),
+        ..VerifyReport::default()
     };
     let slot = match shape_of_head(&head) {
         StreamShape::Pixels { geometry, pixel_type, .. } if !options.without_pixels => {
@@ -141,11 +134,14 @@ pub fn verify(files: &SessionFiles, options: &VerifyOptions) -> Result<VerifyRep
         starts_at: from_snapshot,
     };
     let read = files.read(|record| verifier.take(files, record));
-    if let Err(e) = read {
-        let what = e.to_string();
+    if let Err(error) = read {
         // Damage of the files is in the list already.
-        if !verifier.report.damage.iter().any(|known| what.ends_with(known.rsplit(": ").next().unwrap_or(known))) {
-            verifier.report.damage.push(what);
+        let is_known = |known: &Damage| match &error {
+            JournalError::Damaged { path, reason } => (path, reason) == (&known.file, &known.what),
+            _ => false,
+        };
+        if !damage.iter().any(is_known) {
+            verifier.damage(error.to_string());
         }
     }
     verifier.end();
@@ -216,16 +212,15 @@ impl Verifier {
 
     fn begin_segment(&mut self, files: &SessionFiles, segment: u32) {
         self.pixels = None;
-        let Some(files) = files.segments.iter().find(|s| s.segment == segment).filter(|_| self.slot.is_some()) else {
+        if self.slot.is_none() {
             return;
-        };
+        }
         if segment > 0 && self.trust == Trust::Everything {
             // What registration had learnt since the last snapshot was lost with the process.
             self.trust = Trust::Decisions;
         }
-        let Some(path) = &files.pixels else { return };
-        match KeptPixels::open(path) {
-            Ok(pixels) => self.pixels = Some(pixels),
+        match files.kept_pixels(segment) {
+            Ok(pixels) => self.pixels = pixels,
             Err(e) => self.damage(e.to_string()),
         }
     }
@@ -346,12 +341,11 @@ impl Verifier {
     ) {
         let report = &mut self.report;
         report.inputs_compared += 1;
-        if matches!(input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues) {
+        if is_frame(input) {
             report.frames_compared += 1;
             report.frames_from_pixels += u64::from(from_pixels);
         }
-        // Bytes, so that NaN equals NaN and 0 does not equal -0.
-        if computed.encode_to_vec() != recorded.encode_to_vec() {
+        if !same_bits(&computed, recorded) {
             report.differences += 1;
             report.first_difference.get_or_insert_with(|| Difference {
                 input_seq: input.input_seq,

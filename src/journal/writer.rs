@@ -8,14 +8,14 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use prost::Message;
 
 use super::convert::Published;
-use super::file::{Schema, SealedFile, schema};
+use super::file::{Schema, SealedFile, schema, take_all};
 use super::journal_file;
 use super::status::RecordStatus;
 use crate::config::SyncPolicy;
@@ -62,14 +62,10 @@ impl JournalWriter {
         policy: SyncPolicy,
     ) -> io::Result<Self> {
         let topics = Topic::ALL.map(|(_, name, schema)| (name, schema));
-        let mut file = SealedFile::create(&directory.join(journal_file(head.segment)), &topics, policy)?;
-        file.message(Topic::Head as usize, 0, 0, &head.encode_to_vec())?;
-        file.seal(None)?;
-        file.sync()?;
-        sync_directory(directory)?;
+        let file = SealedFile::create(&directory.join(journal_file(head.segment)), &topics, policy, head)?;
         let status = Arc::new(RecordStatus::default());
         let (sender, receiver) = sync_channel(QUEUE_ITEMS as usize);
-        let journal = Journal { file, status: Arc::clone(&status), buffer: Vec::new(), last_seq: None, loss: None };
+        let journal = Journal { file, status: Arc::clone(&status), last_seq: None, loss: None };
         let thread = std::thread::Builder::new()
             .name("apical-journal".into())
             .spawn(move || journal.write_all(&receiver, interval))?;
@@ -92,6 +88,7 @@ impl JournalWriter {
         let Some(items) = &self.items else { return };
         self.status.records_waiting.fetch_add(1, Ordering::Relaxed);
         if items.send(item).is_err() {
+            self.status.records_waiting.fetch_sub(1, Ordering::Relaxed);
             self.status.lose(1);
         }
     }
@@ -116,15 +113,6 @@ impl Drop for JournalWriter {
     fn drop(&mut self) {
         self.close();
     }
-}
-
-/// The file's name is on the disk as well; other systems write it with the file.
-pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
-    #[cfg(unix)]
-    std::fs::File::open(directory)?.sync_all()?;
-    #[cfg(not(unix))]
-    let _ = directory;
-    Ok(())
 }
 
 /// The topics of a journal.
@@ -162,7 +150,6 @@ impl Topic {
 struct Journal {
     file: SealedFile,
     status: Arc<RecordStatus>,
-    buffer: Vec<u8>,
     /// The last input that is in the file.
     last_seq: Option<u64>,
     /// What could not be taken since then.
@@ -171,29 +158,20 @@ struct Journal {
 
 impl Journal {
     fn write_all(mut self, items: &Receiver<JournalItem>, interval: Duration) {
-        let clock = HostClock;
-        let mut last_sync_ns = clock.now_ns();
-        let mut dirty = false;
-        loop {
-            let since = Duration::from_nanos(clock.now_ns() - last_sync_ns);
-            let received = items.recv_timeout(if dirty { interval.saturating_sub(since) } else { interval });
-            match &received {
-                Ok(item) => {
-                    self.status.records_waiting.fetch_sub(1, Ordering::Relaxed);
-                    dirty = true;
-                    self.take(item);
-                }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+        take_all(items, interval, |item| match item {
+            Some(item) => {
+                self.status.records_waiting.fetch_sub(1, Ordering::Relaxed);
+                self.take(&item);
+                true
             }
-            let due = Duration::from_nanos(clock.now_ns() - last_sync_ns) >= interval;
-            if dirty && (due || received.is_err()) {
-                // After a failure it is tried again, whether or not anything new comes.
-                dirty = self.sync().is_err();
-                last_sync_ns = clock.now_ns();
+            None => {
+                let committed = self.file.commit(self.last_seq);
+                let failed = committed.is_err();
+                self.done(committed);
+                failed
             }
-        }
-        let finished = self.file.finish(self.last_seq);
+        });
+        let finished = self.mark_loss().and_then(|()| self.file.finish(self.last_seq));
         self.done(finished);
     }
 
@@ -201,16 +179,15 @@ impl Journal {
         if self.file.is_full() {
             return self.lose(item, "the disk takes nothing, and memory for what waits is full");
         }
-        if let Some(loss) = self.loss.take() {
-            let _ = self.write(Topic::Losses, HostClock.now_ns(), 0, &loss);
-        }
+        // Memory does not fail.
+        let _ = self.mark_loss();
         match self.item(item) {
             Ok(()) => {
                 if let JournalItem::Step(step) = item {
                     self.last_seq = Some(step.decision.input_seq);
                 }
             }
-            // Memory does not fail; what remains is a message that cannot be encoded.
+            // What remains is a message that cannot be encoded.
             Err(e) => self.lose(item, &e.to_string()),
         }
     }
@@ -235,11 +212,12 @@ impl Journal {
         loss.records += 1;
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        let synced = self.file.seal(self.last_seq).and_then(|()| self.file.sync());
-        let failed = synced.as_ref().err().map(|e| io::Error::new(e.kind(), e.to_string()));
-        self.done(synced);
-        failed.map_or(Ok(()), Err)
+    /// Says in the file which records are not in it.
+    fn mark_loss(&mut self) -> io::Result<()> {
+        match self.loss.take() {
+            Some(loss) => self.write(Topic::Losses, HostClock.now_ns(), 0, &loss),
+            None => Ok(()),
+        }
     }
 
     /// What the disk said to everything so far. Nothing behind the first loss is ever durable.
@@ -274,8 +252,37 @@ impl Journal {
     }
 
     fn write(&mut self, topic: Topic, log_ns: u64, publish_ns: u64, message: &impl Message) -> io::Result<()> {
-        self.buffer.clear();
-        message.encode(&mut self.buffer).map_err(io::Error::other)?;
-        self.file.message(topic as usize, log_ns, publish_ns, &self.buffer)
+        self.file.message(topic as usize, log_ns, publish_ns, message)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::{JournalRecord, SessionFiles};
+
+    #[test]
+    fn what_was_lost_last_stands_in_the_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let topics = Topic::ALL.map(|(_, name, schema)| (name, schema));
+        let head = v1::SessionHead::default();
+        let file =
+            SealedFile::create(&directory.path().join(journal_file(0)), &topics, SyncPolicy::System, &head).unwrap();
+        let mut journal = Journal { file, status: Arc::default(), last_seq: None, loss: None };
+        let event = v1::SubscribeEventsResponse { input_seq: 7, ..v1::SubscribeEventsResponse::default() };
+        journal.lose(&JournalItem::Event(event), "a test");
+        let (sender, receiver) = sync_channel(1);
+        drop(sender);
+        journal.write_all(&receiver, Duration::from_millis(1));
+        let mut losses = Vec::new();
+        let files = SessionFiles::open(directory.path()).unwrap();
+        files.segments[0]
+            .read(|record| {
+                if let JournalRecord::Loss(loss) = record {
+                    losses.push((loss.records, loss.first_input_seq, loss.last_input_seq));
+                }
+            })
+            .unwrap();
+        assert_eq!(losses, [(1, 7, 7)]);
     }
 }

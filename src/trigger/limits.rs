@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use super::{Intent, Output};
 use crate::config::limits::{LimitsConfig, ResolvedLimits};
 
-const MINUTE_NS: u64 = 60_000_000_000;
+/// What "per minute" means, in nanoseconds.
+pub(crate) const MINUTE_NS: u64 = 60_000_000_000;
 
 /// Why an intent was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]

@@ -31,6 +31,7 @@ pub use board::{BOARD_LINES, BoardConfig, BoardCounters, BoardFault, BoardModel,
 pub use device::{
     AckWatch, DeviceEvent, DeviceFault, FireError, NullTrigger, SimulatedTrigger, Trigger, simulated_trigger,
 };
+pub(crate) use limits::MINUTE_NS;
 pub use limits::{LimitReason, LimitVerdict, Limits, LimitsError};
 pub use parser::{CommandEvent, CommandParser, ParserCounters, ReplyParser};
 pub use protocol::{

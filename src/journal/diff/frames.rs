@@ -5,8 +5,8 @@ use std::sync::mpsc::SyncSender;
 use super::Side;
 use crate::engine::{Command, CommandOutcome};
 use crate::journal::inspect::{Counters, read_one};
-use crate::journal::{JournalRecord, SessionFiles, Summary, input_of};
-use crate::proto::v1::{self, EventKind, FrameVerdict, InputKind};
+use crate::journal::{JournalRecord, SessionFiles, Summary, input_of, is_decided};
+use crate::proto::v1::{self, EventKind};
 
 /// Outputs that a trigger may be for: reward, sync, light.
 const OUTPUTS: usize = 3;
@@ -90,9 +90,7 @@ impl Reader {
 
     fn step(&mut self, input: &v1::InputRecord, decision: Box<v1::DecisionRecord>) {
         self.summary.count(input, &decision);
-        let is_frame = matches!(input.kind(), InputKind::Frame | InputKind::RoiValues)
-            && matches!(decision.verdict(), FrameVerdict::Decided | FrameVerdict::Doubted);
-        if !is_frame {
+        if !is_decided(input, &decision) {
             self.range_after(input, &decision);
             fire(self.frame.as_mut().map_or(&mut self.early, |frame| &mut frame.pulses), &decision);
             return;

@@ -1,6 +1,6 @@
 //! What differs before the first frame: configuration, stream, ROIs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::{KeyDifference, RoiDifference};
 use crate::proto::v1;
@@ -87,9 +87,7 @@ fn described(head: &v1::SessionHead) -> BTreeMap<String, String> {
 }
 
 fn differing(a: &BTreeMap<String, String>, b: &BTreeMap<String, String>) -> Vec<KeyDifference> {
-    let of_b = b.keys().filter(|key| !a.contains_key(*key));
-    let mut keys: Vec<&String> = a.keys().chain(of_b).collect();
-    keys.sort();
+    let keys: BTreeSet<&String> = a.keys().chain(b.keys()).collect();
     let differ = keys.into_iter().filter(|key| a.get(*key) != b.get(*key));
     let told = differ.map(|key| KeyDifference {
         key: key.clone(),

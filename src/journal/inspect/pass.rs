@@ -10,8 +10,9 @@ use super::{
     BaselineSeen, CommandSeen, Counters, FaultSeen, Inputs, Segment, StageLatency, StreamSeen, ThresholdSeen, TrialSeen,
 };
 use crate::engine::{Command, CommandOutcome, DeviceReport, Input, SkipReason};
-use crate::journal::{JournalRecord, Percentiles, Summary, input_of};
-use crate::proto::v1::{self, EventKind, FrameVerdict, InputKind};
+use crate::journal::summary::latency_histogram;
+use crate::journal::{JournalRecord, Percentiles, Summary, input_of, is_decided};
+use crate::proto::v1::{self, EventKind};
 
 /// Warnings that are kept; a session has a few kinds of them.
 const WARNINGS_MAX: usize = 32;
@@ -134,12 +135,8 @@ impl Pass {
         let host_ns = if timing.triggered_host_ns != 0 { timing.triggered_host_ns } else { timing.decided_host_ns };
         let rewards = self.rewards.intents(self.segment.segment, &input, &decision, host_ns);
         if rewards && timing.triggered_host_ns != 0 && timing.received_host_ns != 0 {
-            let us = timing.triggered_host_ns.saturating_sub(timing.received_host_ns);
-            // Its bounds are constants.
-            let new = || Histogram::new_with_bounds(1, 60_000_000_000, 3).ok();
-            if let Some(histogram) = self.to_reward.take().or_else(new) {
-                self.to_reward.insert(histogram).saturating_record(us.max(1));
-            }
+            let waited_ns = timing.triggered_host_ns.saturating_sub(timing.received_host_ns);
+            self.to_reward.get_or_insert_with(latency_histogram).saturating_record(waited_ns.max(1));
         }
         self.input(&input, &decision, timing);
         for (event, &number) in events(&decision).zip(&decision.event_kind) {
@@ -159,8 +156,7 @@ impl Pass {
     }
 
     fn frame(&mut self, input: &v1::InputRecord, d: &v1::DecisionRecord, timing: &v1::TimingRecord) {
-        let is_frame = matches!(input.kind(), InputKind::Frame | InputKind::RoiValues);
-        if !is_frame || !matches!(d.verdict(), FrameVerdict::Decided | FrameVerdict::Doubted) {
+        if !is_decided(input, d) {
             return;
         }
         self.segment.first_frame.get_or_insert(d.frame_index);

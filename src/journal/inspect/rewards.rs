@@ -5,12 +5,9 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::Serialize;
 
 use crate::config::load_text;
+use crate::journal::REWARD_OUTPUT;
 use crate::proto::v1;
-use crate::trigger::{LimitReason, LimitVerdict, TriggerId};
-
-const MINUTE_NS: u64 = 60_000_000_000;
-/// Which output of an intent is the reward.
-const REWARD_OUTPUT: u32 = 0;
+use crate::trigger::{LimitReason, LimitVerdict, MINUTE_NS, TriggerId};
 
 /// Rewards beyond what the counters say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
