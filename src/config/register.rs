@@ -54,7 +54,7 @@ impl BidirectionalPhase {
     }
 }
 
-/// Configuration of the rigid registration.
+/// Configuration of the registration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegisterConfig {
@@ -82,6 +82,15 @@ pub struct RegisterConfig {
     /// lines show it. `"off"`: not at all. `"estimate"`: the baseline tells. Or pixels, -8 to 8. Registration and masks
     /// read odd lines there; frames are not resampled.
     pub bidirectional_phase: BidirectionalPhase,
+    /// Piecewise-rigid: overlapping blocks of the frame are each refined from the frame's shift, as far as they can tell,
+    /// and masks follow the block around them. Shift, score and verdict of the frame stay what they are.
+    pub piecewise: bool,
+    /// Blocks from top to bottom, 1 to 16, each at least 16 rows apart; read where `piecewise` is on.
+    pub blocks_y: u32,
+    /// Blocks from left to right, 1 to 16, each at least 16 columns apart; read where `piecewise` is on.
+    pub blocks_x: u32,
+    /// How far a block may lie from the frame's shift, along each axis, in pixels, 0.5 to 4.
+    pub max_block_shift_px: f64,
     /// Use the processor's vector instructions where it has them. The results are the same bits either way.
     pub simd: bool,
 }
@@ -99,6 +108,10 @@ impl Default for RegisterConfig {
             min_template_frames: 100,
             min_reference_score: 0.3,
             bidirectional_phase: BidirectionalPhase::Word(PhaseWord::Off),
+            piecewise: false,
+            blocks_y: 8,
+            blocks_x: 8,
+            max_block_shift_px: 3.0,
             simd: true,
         }
     }
@@ -118,6 +131,14 @@ impl RegisterConfig {
         range("max_shift_fraction", self.max_shift_fraction, 0.01, 0.25);
         range("min_template_frames", f64::from(self.min_template_frames), 1.0, 65_535.0);
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
+        range("blocks_y", f64::from(self.blocks_y), 1.0, 16.0);
+        range("blocks_x", f64::from(self.blocks_x), 1.0, 16.0);
+        range("max_block_shift_px", self.max_block_shift_px, 0.5, 4.0);
+        if self.piecewise && !self.enabled {
+            violations.push(format!(
+                "{section}.piecewise: true without registration, expected false, or {section}.enabled = true"
+            ));
+        }
         let phase = self.bidirectional_phase;
         if phase.px().is_some_and(|px| !(-PHASE_MAX_PX..=PHASE_MAX_PX).contains(&px)) {
             let px = phase.px().unwrap_or_default();
@@ -164,11 +185,14 @@ mod tests {
             min_template_frames: 0,
             min_reference_score: 7.0,
             bidirectional_phase: BidirectionalPhase::Px(-9.0),
+            blocks_y: 0,
+            blocks_x: 17,
+            max_block_shift_px: 9.0,
             ..RegisterConfig::default()
         };
         let mut violations = Vec::new();
         config.validate("register", &mut violations);
-        assert_eq!(violations.len(), 9);
+        assert_eq!(violations.len(), 12);
         assert!(violations.contains(&"register.min_score: -1, expected 0 to 1".to_string()));
     }
     #[test]

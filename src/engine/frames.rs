@@ -4,7 +4,7 @@ use super::{Engine, EventKind, FrameVerdict, HISTOGRAM_BINS, Phase, Probe, Sampl
 use super::{WARNING_NO_REFERENCE, WARNING_OFFSET, WARNING_TEMPLATE};
 use crate::activity::estimate_detector_offset;
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::register::Registration;
+use crate::register::{BLOCKS_MAX, Registration};
 use crate::task::{TaskEvent, TaskInput, TaskOutput, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -31,7 +31,11 @@ impl Engine {
         }
         let offset = path.rigid.offset();
         self.odd_lines_px = path.rigid.odd_lines_px();
-        path.sampler.step_lines(&view, registration.moved_px(offset), self.odd_lines_px, &mut path.samples);
+        let (block_dy_px, block_dx_px) = path.rigid.block_shifts();
+        self.decision.block_dy_px.extend_from_slice(block_dy_px);
+        self.decision.block_dx_px.extend_from_slice(block_dx_px);
+        let blocks = (&self.decision.block_dy_px[..], &self.decision.block_dx_px[..]);
+        path.sample(&view, (&registration, offset), self.odd_lines_px, blocks);
         self.decision.f.extend_from_slice(&path.samples.f);
         if path.has_neuropil {
             self.decision.f_neuropil.extend_from_slice(&path.samples.f_neuropil);
@@ -52,6 +56,8 @@ impl Engine {
         }
         self.decision.f.extend_from_slice(sampled.f);
         self.decision.f_neuropil.extend_from_slice(sampled.f_neuropil);
+        self.decision.block_dy_px.extend(sampled.block_dy_px.iter().take(BLOCKS_MAX));
+        self.decision.block_dx_px.extend(sampled.block_dx_px.iter().take(BLOCKS_MAX));
         self.state.offset = sampled.offset;
         self.odd_lines_px = sampled.odd_lines_px;
         self.decision.has_pixels = true;
@@ -121,6 +127,8 @@ impl Engine {
         self.decision.verdict = FrameVerdict::NotUsed;
         self.decision.f.clear();
         self.decision.f_neuropil.clear();
+        self.decision.block_dy_px.clear();
+        self.decision.block_dx_px.clear();
     }
 
     /// Frames that never came: they count towards the trial's length, and decide nothing.

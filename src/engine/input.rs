@@ -82,6 +82,10 @@ pub struct Sampled<'a> {
     pub offset: Option<crate::register::TemplateOffset>,
     /// By how many columns odd lines were read further right after this frame, in pixels.
     pub odd_lines_px: f64,
+    /// How far each block lay below the frame's shift, in pixels; empty while `register.piecewise` was off.
+    pub block_dy_px: &'a [f32],
+    /// How far each block lay to the right of it, in pixels.
+    pub block_dx_px: &'a [f32],
     /// The detector's offset in force after this frame, in counts.
     pub detector_offset_counts: f64,
     /// F of each ROI, in counts.

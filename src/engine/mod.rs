@@ -41,8 +41,8 @@ use crate::config::RigConfig;
 use crate::config::outputs::RewardDevice;
 use crate::decode::feedback::Feedback;
 use crate::decode::{Decoder, EnsembleError, Ensembles};
-use crate::frame::{Geometry, PixelType};
-use crate::register::{RegisterError, Rigid};
+use crate::frame::{FrameView, Geometry, PixelType};
+use crate::register::{BlockGrid, RegisterError, Registration, Rigid, TemplateOffset};
 use crate::sample::{PixelBox, RoiSet, SampleBuffer, SampleError, Sampler};
 use crate::task::{Calibration, CalibrationWorkspace, Task, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
@@ -96,6 +96,9 @@ pub enum EngineError {
         /// Size of the stream's frames.
         expected: Geometry,
     },
+    /// Frames too small for the blocks that were asked for.
+    #[error("{0}")]
+    Blocks(String),
     /// The masks cannot be sampled.
     #[error(transparent)]
     Sampler(#[from] SampleError),
@@ -162,8 +165,12 @@ struct PixelPath {
     samples: SampleBuffer,
     has_reference: bool,
     has_neuropil: bool,
-    /// Columns by which odd lines may at most be read aside.
-    aside_px: u32,
+    /// Of each ROI on a frame whose blocks have shifts, in pixels.
+    shifts_px: Vec<(f64, f64)>,
+    /// Middle of each ROI's mask as it was drawn, row and column in pixels.
+    centres_px: Vec<(f64, f64)>,
+    /// Rows and columns by which a mask may at most be read aside of the frame's shift.
+    aside_px: (i32, i32),
     /// Empty where the offset is configured.
     histogram: Vec<u64>,
 }
@@ -335,28 +342,26 @@ impl Engine {
         self.decoder.ensembles()
     }
 
-    /// F and neuropil of a frame whose masks lie `moved_px` from where they were drawn, and odd lines `odd_lines_px`
-    /// further right, in counts; the neuropil is empty where none is measured. Changes nothing that a decision depends
-    /// on. `None` without pixels.
-    pub fn sample_again(
-        &mut self,
-        slot: &crate::frame::FrameSlot,
-        moved_px: (f64, f64),
-        odd_lines_px: f64,
-    ) -> Option<(&[f64], &[f64])> {
+    /// F and neuropil of a frame as it was registered, from the pixels in `slot` in place of those in `sampled`, in
+    /// counts; the neuropil is empty where none is measured. Changes nothing that a decision depends on. `None` without
+    /// pixels.
+    pub fn sample_again(&mut self, slot: &crate::frame::FrameSlot, sampled: &Sampled<'_>) -> Option<(&[f64], &[f64])> {
         let path = self.pixels.as_mut()?;
-        path.sampler.step_lines(&slot.view(), moved_px, odd_lines_px, &mut path.samples);
+        let blocks = (sampled.block_dy_px, sampled.block_dx_px);
+        path.sample(&slot.view(), (&sampled.registration, sampled.offset), sampled.odd_lines_px, blocks);
         let neuropil: &[f64] = if path.has_neuropil { &path.samples.f_neuropil } else { &[] };
         Some((&path.samples.f, neuropil))
     }
 
-    /// The box around each ROI's mask and annulus, as they were drawn, with the columns to either side that odd lines
-    /// may need; none without pixels. Allocates.
+    /// The box around each ROI's mask and annulus, as they were drawn, with the rows and columns to either side that odd
+    /// lines and blocks may need; none without pixels. Allocates.
     pub fn roi_boxes(&self) -> Vec<PixelBox> {
         let Some(path) = &self.pixels else { return Vec::new() };
         let mut boxes = path.sampler.boxes();
-        for PixelBox { cols, .. } in &mut boxes {
-            *cols = cols.start.saturating_sub(path.aside_px)..cols.end.saturating_add(path.aside_px);
+        let (y, x) = path.aside_px;
+        for PixelBox { rows, cols } in &mut boxes {
+            *rows = rows.start - y..rows.end + y;
+            *cols = cols.start - x..cols.end + x;
         }
         boxes
     }
@@ -378,6 +383,8 @@ impl Engine {
             list.clear();
         }
         d.roi_valid.clear();
+        d.block_dy_px.clear();
+        d.block_dx_px.clear();
         d.x = f64::NAN;
         d.sound_duration_s = 0.0;
         d.intents.clear();
@@ -428,6 +435,9 @@ impl PixelPath {
             let (source_name, got) = (rois.source.clone(), rois.geometry);
             return Err(EngineError::Geometry { source_name, got, expected: geometry });
         }
+        if let Some(wrong) = BlockGrid::too_close(&config.register, geometry) {
+            return Err(EngineError::Blocks(wrong));
+        }
         let mut rigid = Rigid::new(&config.register, geometry);
         let mut has_reference = false;
         if let Some(reference) = &rois.reference
@@ -437,7 +447,8 @@ impl PixelPath {
             has_reference = true;
         }
         let mut sampler = Sampler::new(&config.sample, rois)?;
-        let aside_px = config.register.bidirectional_phase.largest_px().ceil() as u32;
+        let block_px = rigid.block_grid().map_or(0, |grid| grid.limit_px().ceil() as i32);
+        let aside_px = (block_px, block_px + config.register.bidirectional_phase.largest_px().ceil() as i32);
         if config.register.bidirectional_phase.is_on() {
             sampler.keep_lines_apart();
         }
@@ -445,7 +456,32 @@ impl PixelPath {
         let estimate = config.activity.detector_offset_counts.is_none();
         let histogram = if estimate { vec![0; HISTOGRAM_BINS] } else { Vec::new() };
         let has_neuropil = config.sample.neuropil_is_on();
-        Ok(Self { rigid, sampler, samples, has_reference, has_neuropil, aside_px, histogram })
+        let centres_px: Vec<_> = (0..sampler.roi_count()).map(|roi| sampler.centre_px(roi)).collect();
+        let shifts_px = Vec::with_capacity(centres_px.len());
+        Ok(Self { rigid, sampler, samples, has_reference, has_neuropil, shifts_px, centres_px, aside_px, histogram })
+    }
+
+    /// Samples a frame whose content and template lie as `lie` says: where blocks have shifts of their own, every ROI at
+    /// that of its middle.
+    fn sample(
+        &mut self,
+        view: &FrameView,
+        lie: (&Registration, Option<TemplateOffset>),
+        odd_lines_px: f64,
+        (block_dy_px, block_dx_px): (&[f32], &[f32]),
+    ) {
+        let (registration, offset) = lie;
+        let moved_px = registration.moved_px(offset);
+        let Some(grid) = self.rigid.block_grid().filter(|grid| grid.fits(block_dy_px, block_dx_px)) else {
+            return self.sampler.step_lines(view, moved_px, odd_lines_px, &mut self.samples);
+        };
+        let template_px = (moved_px.0 - registration.dy_px, moved_px.1 - registration.dx_px);
+        self.shifts_px.clear();
+        for &(row, column) in &self.centres_px {
+            let (dy, dx) = grid.at(block_dy_px, block_dx_px, row + template_px.0, column + template_px.1);
+            self.shifts_px.push((moved_px.0 + dy, moved_px.1 + dx));
+        }
+        self.sampler.step_moved(view, &self.shifts_px, odd_lines_px, &mut self.samples);
     }
 
     /// Whether there are no ROIs.

@@ -322,8 +322,7 @@ impl Verifier {
         if d.f_counts.is_empty() || ends_baseline {
             return None;
         }
-        let moved_px = sampled.registration.moved_px(sampled.offset);
-        let (f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, moved_px, d.odd_lines_px)?;
+        let (f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, sampled)?;
         let same = |a: &[f64], b: &[f64]| a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
         if same(f, &d.f_counts) && same(neuropil, &d.f_neuropil_counts) {
             self.report.frames_sampled_again += 1;

@@ -16,6 +16,9 @@
 //! **Invariant**: this stage reads no clock, and `step` allocates nothing.
 
 mod bank;
+mod blocks;
+#[cfg(test)]
+mod blocks_tests;
 mod filter;
 mod fit;
 mod kernel;
@@ -23,14 +26,17 @@ mod learn;
 #[cfg(test)]
 mod lines_tests;
 mod phase;
+mod piecewise;
 mod resample;
 mod rigid;
+mod shrink;
 mod state;
 mod template;
 #[cfg(test)]
 mod tests;
 mod wide;
 
+pub use blocks::{BLOCKS_MAX, BlockGrid};
 pub use resample::resample;
 pub use rigid::Rigid;
 
