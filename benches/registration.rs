@@ -6,7 +6,13 @@
 //! 2 x 2 matrix `sum over pixels of (grad T)(grad T)' / (T + read variance)`, T in photons, and the least variance of
 //! each axis is on the diagonal of its inverse. Gradients are central differences.
 //!
-//! `APICAL_MOVIE=DIR[:DIR..]` adds movies that `make_movie.py` wrote (`movie.tif`, `truth.npz`), from recorded anatomy.
+//! Piecewise-rigid: the same field of view without activity, its content moved by a known field on top of the same
+//! motion (shear by line time and a slow wave, together up to 2.5 px from the frame's shift), and not; errors of the
+//! local shift over 16 x 16 places in the frames that are not doubted, a constant offset removed, of the rigid shift and
+//! of 8 x 8 blocks.
+//!
+//! `APICAL_MOVIE=DIR[:DIR..]` adds movies that `make_movie.py` wrote (`movie.tif`, `truth.npz`), from recorded anatomy,
+//! and those that `warp_movie.py` made of them, whose truth holds the local shifts as well.
 //! A row says `missed` where a bound of the product is not kept; nothing fails, since the machine has its say in times.
 //! The thread's own time next to the wall's tells what other programs took away.
 #![allow(clippy::disallowed_methods, reason = "a benchmark reads the clock")]
@@ -34,6 +40,8 @@ struct Movie {
     frames: Vec<Vec<u16>>,
     truth: Vec<[f64; 2]>,
     template: Vec<f64>,
+    /// Places on the template, and by how much the content of each lies elsewhere on each frame.
+    local: Option<(Vec<[f64; 2]>, Vec<Vec<[f64; 2]>>)>,
     /// Frames whose content lies 40 px apart in rows, columns, or both together.
     jumps: Vec<(Vec<u16>, [f64; 2])>,
 }
@@ -64,6 +72,7 @@ fn rendered(photons: f64) -> Movie {
         frames: Vec::new(),
         truth: Vec::new(),
         template: optics.reference().values.iter().map(|&v| (f64::from(v) - OFFSET_COUNTS) / GAIN_COUNTS).collect(),
+        local: None,
         jumps: Vec::new(),
     };
     for _ in 0..BASELINE + FRAMES {
@@ -96,12 +105,18 @@ fn recorded(directory: &Path) -> Movie {
         }
         decoder.next_image().expect("the next page");
     }
-    let array = |name: &str| -> Vec<f64> {
+    let optional = |name: &str| -> Option<Vec<f64>> {
         let file = std::fs::File::open(directory.join("truth.npz")).expect("truth.npz");
         let mut archive = zip::ZipArchive::new(file).expect("an npz is a zip");
-        let npy = npyz::NpyFile::new(archive.by_name(&format!("{name}.npy")).expect("the array")).expect("npy");
-        npy.into_vec::<f32>().expect("float32").into_iter().map(f64::from).collect()
+        let npy = npyz::NpyFile::new(archive.by_name(&format!("{name}.npy")).ok()?).expect("npy");
+        Some(npy.into_vec::<f32>().expect("float32").into_iter().map(f64::from).collect())
     };
+    let array = |name: &str| optional(name).expect("the array");
+    let pairs = |values: Vec<f64>| -> Vec<[f64; 2]> { values.chunks_exact(2).map(|p| [p[0], p[1]]).collect() };
+    let local = optional("places").map(pairs).zip(optional("local_shifts").map(pairs)).map(|(places, shifts)| {
+        let of_frames = shifts.chunks_exact(places.len()).map(<[_]>::to_vec).collect();
+        (places, of_frames)
+    });
     let truth: Vec<[f64; 2]> = array("shifts").chunks_exact(2).map(|s| [s[0], s[1]]).collect();
     let (last, at) = (frames.len() - 1, truth[truth.len() - 1]);
     let moved = |dy: i64, dx: i64| -> Vec<u16> {
@@ -122,6 +137,7 @@ fn recorded(directory: &Path) -> Movie {
         truth,
         template,
         jumps: jumps.into(),
+        local,
         frames,
     }
 }
@@ -281,11 +297,139 @@ fn preview() {
     times("preview", &took_us, 100.0, None);
 }
 
+/// What the content seen at a place of frame `t` was moved by beyond the frame's motion.
+fn field(t: usize, row: f64, column: f64) -> [f64; 2] {
+    let t = t as f64;
+    let (lines, rate) = (row / 511.0 - 0.5, (0.9 * t).sin());
+    let wave = (0.6 * t).cos() * (std::f64::consts::TAU * column / 511.0 + 0.35 * t).sin();
+    [2.0 * rate * lines + 0.5 * wave, 3.0 * rate * lines + wave]
+}
+
+/// The movie's field of view, at rest but for its motion and, after the baseline, `deform` of the field.
+fn deformed(movie: &Movie, photons: f64, deform: f64) -> Movie {
+    let Geometry { height_px, width_px } = movie.geometry;
+    let mean = movie.template.iter().sum::<f64>() / movie.template.len() as f64;
+    let mut state = 11_u64;
+    let mut uniform = || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((state >> 11) as f64 + 0.5) / (1_u64 << 53) as f64
+    };
+    let mut counted = |expected: f64| {
+        let normal = (-2.0 * uniform().ln()).sqrt() * (std::f64::consts::TAU * uniform()).cos();
+        let limit = (-expected).exp();
+        let (mut count, mut product) = (0.0, uniform());
+        while expected < 30.0 && product > limit {
+            count += 1.0;
+            product *= uniform();
+        }
+        let seen = if expected < 30.0 { count } else { expected + expected.sqrt() * normal };
+        (GAIN_COUNTS * (seen + READ_PHOTONS * normal) + OFFSET_COUNTS).round().clamp(0.0, 65_535.0) as u16
+    };
+    let at = |row: f64, column: f64| {
+        // Catmull-Rom, four samples along each axis
+        let weights = |t: f64| {
+            let (t2, t3) = (t * t, t * t * t);
+            [t2 - 0.5 * (t + t3), 1.0 - 2.5 * t2 + 1.5 * t3, 0.5 * t + 2.0 * t2 - 1.5 * t3, 0.5 * (t3 - t2)]
+        };
+        let (y, x) = (weights(row - row.floor()), weights(column - column.floor()));
+        let place =
+            |at: f64, k: usize, size: usize| (at.floor() as i64 + k as i64 - 1).clamp(0, size as i64 - 1) as usize;
+        let line = |j: usize| (0..4).map(move |i| (j, i));
+        let light = (0..4).flat_map(line).map(|(j, i)| {
+            y[j] * x[i] * movie.template[place(row, j, height_px) * width_px + place(column, i, width_px)]
+        });
+        light.sum::<f64>().max(0.0) * photons / mean
+    };
+    let by = |t: usize, row: f64, column: f64| {
+        let (own, more) = (movie.truth[t], field(t, row, column));
+        let deform = if t < BASELINE { 0.0 } else { deform };
+        [own[0] + deform * more[0], own[1] + deform * more[1]]
+    };
+    let places: Vec<[f64; 2]> =
+        (0..256).map(|k| [16.0 + 32.0 * f64::from(k / 16) - 0.5, 16.0 + 32.0 * f64::from(k % 16) - 0.5]).collect();
+    let found = |t: usize| {
+        let of = |p: &[f64; 2]| (0..9).fold([0.0; 2], |d, _| by(t, p[0] + d[0], p[1] + d[1]));
+        places.iter().map(of).collect()
+    };
+    let mut frame = |t: usize| -> Vec<u16> {
+        let pixel = |k: usize| {
+            let (row, column) = ((k / width_px) as f64, (k % width_px) as f64);
+            let d = by(t, row, column);
+            counted(at(row - d[0], column - d[1]))
+        };
+        (0..height_px * width_px).map(pixel).collect()
+    };
+    let what = if deform > 0.0 { "deformed" } else { "moved as a whole" };
+    Movie {
+        name: format!("own optics without activity, {photons} photons a pixel, {what}"),
+        geometry: movie.geometry,
+        frames: (0..BASELINE + FRAMES / 2).map(&mut frame).collect(),
+        truth: movie.truth.clone(),
+        template: movie.template.clone(),
+        local: Some((places.clone(), (0..BASELINE + FRAMES / 2).map(found).collect())),
+        jumps: Vec::new(),
+    }
+}
+
+/// Errors of the local shift with blocks and without, and the time of both together.
+fn measure_blocks(movie: &Movie) {
+    let Some((places, truth)) = &movie.local else { return };
+    let view = |samples| FrameView { geometry: movie.geometry, samples, bias: 0, saturation: 65_535 };
+    let mut rigid = Rigid::new(&RegisterConfig { piecewise: true, ..RegisterConfig::default() }, movie.geometry);
+    rigid.begin_baseline();
+    let (mut errors, mut took_us, mut doubted) = (Vec::new(), Vec::new(), 0);
+    for (t, samples) in movie.frames.iter().enumerate() {
+        if t == BASELINE {
+            rigid.freeze_template().expect("a baseline of good frames");
+        }
+        let watch = Watch::start();
+        let r = rigid.step(&view(samples));
+        let took = watch.read();
+        if t < BASELINE {
+            continue;
+        }
+        took_us.push(took);
+        if !matches!(r.verdict, FitVerdict::Good | FitVerdict::Jump) {
+            doubted += 1;
+            continue;
+        }
+        let (grid, (dy, dx)) = (rigid.block_grid().expect("blocks"), rigid.block_shifts());
+        for (place, truth) in places.iter().zip(&truth[t]) {
+            let more = grid.at(dy, dx, place[0], place[1]);
+            let off = [r.dy_px - truth[0], r.dx_px - truth[1]];
+            errors.push([off, [off[0] + more.0, off[1] + more.1]]);
+        }
+    }
+    println!("\n{}: {} frames, {doubted} doubted", movie.name, took_us.len());
+    for (axis, name) in ["rows", "columns"].into_iter().enumerate() {
+        let of = |which: usize| {
+            let one = |e: &[[f64; 2]; 2]| e[which][axis];
+            let mean = errors.iter().map(one).sum::<f64>() / errors.len() as f64;
+            errors.iter().map(move |e| (one(e) - mean).abs())
+        };
+        let rmse = [0, 1].map(|which| (of(which).map(|e| e * e).sum::<f64>() / errors.len() as f64).sqrt());
+        let worst = [0, 1].map(|which| of(which).fold(0.0, f64::max));
+        row(&format!("local error in {name}, RMSE, rigid"), format!("{:.4} px", rmse[0]), None, "");
+        row("  8 x 8 blocks", format!("{:.4} px", rmse[1]), None, "");
+        row("  worst place, rigid; blocks", format!("{:.2} px; {:.2} px", worst[0], worst[1]), None, "");
+    }
+    times("rigid and 8 x 8 blocks", &took_us, 1_000.0, None);
+}
+
 fn main() {
-    measure(&rendered(1.0));
-    measure(&rendered(0.3));
+    for photons in [1.0, 0.3] {
+        measure(&rendered(photons));
+    }
+    let still = rendered(1.0);
+    for (photons, deform) in [(1.0, 1.0), (1.0, 0.0), (8.0, 1.0), (8.0, 0.0)] {
+        measure_blocks(&deformed(&still, photons, deform));
+    }
     for directory in std::env::var("APICAL_MOVIE").iter().flat_map(|v| v.split(':')) {
-        measure(&recorded(Path::new(directory)));
+        let movie = recorded(Path::new(directory));
+        if movie.local.is_none() {
+            measure(&movie);
+        }
+        measure_blocks(&movie);
     }
     preview();
 }

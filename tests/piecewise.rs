@@ -210,7 +210,7 @@ fn blocks_too_small_for_the_frames_are_refused_by_name() {
     let (rois, _) = common::frames(&config, 0);
     match Engine::new(&config, &rois, &common::shape(), 0) {
         Err(EngineError::Blocks(said)) => {
-            assert_eq!(said, "register.blocks_y: 8 blocks in 96 pixels, expected at most 6 (16 pixels each)");
+            assert_eq!(said, "register.blocks_y: 8 blocks in 96 pixels, expected at most 4 (24 pixels each)");
         }
         other => panic!("{:?}", other.map(|_| "an engine").map_err(|e| e.to_string())),
     }

@@ -85,11 +85,11 @@ pub struct RegisterConfig {
     /// Piecewise-rigid: overlapping blocks of the frame are each refined from the frame's shift, as far as they can tell,
     /// and masks follow the block around them. Shift, score and verdict of the frame stay what they are.
     pub piecewise: bool,
-    /// Blocks from top to bottom, 1 to 16, each at least 16 rows apart; read where `piecewise` is on.
+    /// Blocks from top to bottom, 1 to 16, at least 24 rows apart; read where `piecewise` is on.
     pub blocks_y: u32,
-    /// Blocks from left to right, 1 to 16, each at least 16 columns apart; read where `piecewise` is on.
+    /// Blocks from left to right, 1 to 16, at least 24 columns apart; read where `piecewise` is on.
     pub blocks_x: u32,
-    /// How far a block may lie from the frame's shift, along each axis, in pixels, 0.5 to 4.
+    /// How far a block may lie from the frame's shift, along each axis, in pixels, 0.5 to 8.
     pub max_block_shift_px: f64,
     /// Use the processor's vector instructions where it has them. The results are the same bits either way.
     pub simd: bool,
@@ -111,7 +111,7 @@ impl Default for RegisterConfig {
             piecewise: false,
             blocks_y: 8,
             blocks_x: 8,
-            max_block_shift_px: 3.0,
+            max_block_shift_px: 4.0,
             simd: true,
         }
     }
@@ -133,7 +133,7 @@ impl RegisterConfig {
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
         range("blocks_y", f64::from(self.blocks_y), 1.0, 16.0);
         range("blocks_x", f64::from(self.blocks_x), 1.0, 16.0);
-        range("max_block_shift_px", self.max_block_shift_px, 0.5, 4.0);
+        range("max_block_shift_px", self.max_block_shift_px, 0.5, 8.0);
         if self.piecewise && !self.enabled {
             violations.push(format!(
                 "{section}.piecewise: true without registration, expected false, or {section}.enabled = true"

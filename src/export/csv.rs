@@ -3,7 +3,8 @@
 //! In: the journal. Out, in a directory of the caller's:
 //! - `frames.csv`: one row for every frame from the first on, in order. Frames that were skipped or never came have a
 //!   row without numbers, so that no index is missing. A skipped frame's state is that of the decision on the skip;
-//!   where numbers jumped it is the state before the jump: what the trial did between is in `events.csv`.
+//!   where numbers jumped it is the state before the jump: what the trial did between is in `events.csv`. The shift is
+//!   the frame's own; those of blocks are in the journal alone.
 //! - `activity.csv`: the same rows, with F, neuropil, F0 (detector counts), dF/F (a ratio) and z (standard deviations)
 //!   of every ROI, and its rate (a ratio a frame, or spikes a second) where the session's configuration has one.
 //! - `events.csv`: what happened, in order.

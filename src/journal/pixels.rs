@@ -330,6 +330,12 @@ mod tests {
         assert_eq!(unpack_boxes(&outside, &mut back), Err(PixelsError::Outside { input_seq: 0 }));
         let far = pack(&frame, 0, (100.0, 0.0), &Kept::Boxes(vec![PixelBox { rows: 0..1, cols: 0..1 }]));
         assert!(far.patches.is_empty() && far.planes.is_empty());
+        // with a margin a box begins before the frame, and moves into it
+        let wide = PixelBox { rows: -4..5, cols: -2..3 };
+        let record = pack(&frame, 0, (3.0, 0.0), &Kept::Boxes(vec![wide]));
+        assert_eq!(record.patches, [v1::FramePatch { row_px: 0, col_px: 0, height_px: 6, width_px: 5 }]);
+        let record = pack(&frame, 0, (6.0, 5.0), &Kept::Boxes(vec![PixelBox { rows: -4..0, cols: -2..1 }]));
+        assert_eq!(record.patches, [v1::FramePatch { row_px: 1, col_px: 2, height_px: 5, width_px: 6 }]);
     }
 
     #[test]

@@ -14,12 +14,12 @@ use std::ops::Range;
 use crate::config::register::RegisterConfig;
 use crate::frame::Geometry;
 
-/// Pixels at the frame's edge that belong to no block: tables look two pixels beyond a block.
-const MARGIN: usize = 4;
+/// Pixels at the frame's edge that belong to no block, so that moderate shifts leave every block within the frame.
+const MARGIN: usize = 8;
 /// Blocks that there may be.
 pub const BLOCKS_MAX: usize = 256;
 /// Least distance of two blocks, in pixels.
-pub(super) const DISTANCE_MIN_PX: usize = 16;
+pub(super) const DISTANCE_MIN_PX: usize = 24;
 /// Share of its pixels along one axis that a block has in common with its neighbour.
 pub(super) const SHARED: f64 = 1.0 / 3.0;
 /// How much of a block's pixels are its own, in the sense that all blocks' shares make up the frame.
@@ -95,13 +95,13 @@ pub struct BlockGrid {
 
 impl BlockGrid {
     /// The blocks that a configuration asks for; `None` where it asks for none, or where they would lie closer than
-    /// 16 pixels: see [`BlockGrid::too_close`].
+    /// 24 pixels: see [`BlockGrid::too_close`].
     pub fn new(config: &RegisterConfig, geometry: Geometry) -> Option<Self> {
         if !config.enabled || !config.piecewise || Self::too_close(config, geometry).is_some() {
             return None;
         }
         let limit_px = config.max_block_shift_px;
-        let limit_px = if limit_px.is_finite() { limit_px.clamp(0.5, 4.0) } else { 3.0 };
+        let limit_px = if limit_px.is_finite() { limit_px.clamp(0.5, 8.0) } else { 4.0 };
         let (y, x) = (config.blocks_y.max(1) as usize, config.blocks_x.max(1) as usize);
         Some(Self { rows: Axis::new(y, geometry.height_px), columns: Axis::new(x, geometry.width_px), limit_px })
     }
@@ -180,26 +180,26 @@ mod tests {
 
     #[test]
     fn tiles_cover_the_frame_but_its_margin_once_and_blocks_overlap_by_a_third() {
-        for (blocks, size) in [(8, 512), (8, 796), (1, 40), (3, 49), (5, 333), (16, 256)] {
+        for (blocks, size) in [(8, 512), (8, 796), (1, 40), (3, 73), (5, 333), (16, 384)] {
             let axis = Axis::new(blocks, size);
-            assert_eq!((axis.tile(0).start, axis.tile(axis.tiles() - 1).end), (4, size - 4), "{blocks} in {size}");
+            assert_eq!((axis.tile(0).start, axis.tile(axis.tiles() - 1).end), (8, size - 8), "{blocks} in {size}");
             for k in 0..axis.tiles() {
                 assert!(axis.tile(k).start <= axis.tile(k).end, "{blocks} in {size}: tile {k}");
             }
             let middles = &axis.centres;
-            assert!(middles.windows(2).all(|c| c[1] - c[0] > 11.0), "{blocks} in {size}: {middles:?}");
+            assert!(middles.windows(2).all(|c| c[1] - c[0] > 15.0), "{blocks} in {size}: {middles:?}");
         }
         let axis = Axis::new(8, 512);
         assert_eq!((axis.tile(2), axis.tile(3), axis.tile(4)), (48..80, 80..112, 112..144));
-        assert_eq!((axis.centres[0], axis.centres[1]), (41.5, 95.5));
+        assert_eq!((axis.centres[0], axis.centres[1]), (43.5, 95.5));
     }
 
     #[test]
     fn a_tile_that_a_shift_moves_out_of_the_frame_is_left_out() {
         let axis = Axis::new(8, 512);
-        assert_eq!(axis.inside(-4, 4, 512), 0..17);
-        assert_eq!(axis.inside(-5, 4, 512), 1..17);
-        assert_eq!(axis.inside(-4, 5, 512), 0..16);
+        assert_eq!(axis.inside(-8, 8, 512), 0..17);
+        assert_eq!(axis.inside(-9, 8, 512), 1..17);
+        assert_eq!(axis.inside(-8, 9, 512), 0..16);
         assert_eq!(axis.inside(-17, 17, 512), 2..15);
         assert_eq!(axis.inside(-600, 0, 512), 0..0);
     }
@@ -221,19 +221,19 @@ mod tests {
             }
             assert_eq!(
                 grid.at(&dy, &dx, 1e6, 0.0).0.abs(),
-                if y > 1 { 3.0 } else { grid.at(&dy, &dx, 0.0, 0.0).0.abs() }
+                if y > 1 { 4.0 } else { grid.at(&dy, &dx, 0.0, 0.0).0.abs() }
             );
             assert_eq!(grid.at(&dy[1..], &dx, 5.0, 5.0), (0.0, 0.0));
         }
     }
 
     #[test]
-    fn blocks_closer_than_16_pixels_are_refused_with_the_number_that_fits() {
-        assert!(grid(8, 8, 128, 128).is_some());
-        assert_eq!(grid(8, 8, 96, 128), None);
+    fn blocks_closer_than_24_pixels_are_refused_with_the_number_that_fits() {
+        assert!(grid(8, 8, 192, 192).is_some());
+        assert_eq!(grid(8, 8, 96, 192), None);
         let config = RegisterConfig { piecewise: true, ..RegisterConfig::default() };
         let said = BlockGrid::too_close(&config, Geometry::new(96, 200)).expect("too close");
-        assert_eq!(said, "register.blocks_y: 8 blocks in 96 pixels, expected at most 6 (16 pixels each)");
-        assert_eq!(grid(1, 1, 20, 20).map(|grid| grid.count()), Some(1));
+        assert_eq!(said, "register.blocks_y: 8 blocks in 96 pixels, expected at most 4 (24 pixels each)");
+        assert_eq!(grid(1, 1, 24, 24).map(|grid| grid.count()), Some(1));
     }
 }

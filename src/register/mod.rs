@@ -13,6 +13,9 @@
 //! Where a bidirectional scanner puts odd lines aside of even ones, odd lines are read so much further right
 //! (`phase.rs`); shifts are those of the even lines.
 //!
+//! Where `piecewise` is on, overlapping blocks of the frame are refined from its shift (`piecewise.rs`), and masks
+//! follow them ([`BlockGrid`]).
+//!
 //! **Invariant**: this stage reads no clock, and `step` allocates nothing.
 
 mod bank;
@@ -85,8 +88,8 @@ impl Registration {
         Self { dy_px: 0.0, dx_px: 0.0, score: 0.0, verdict: FitVerdict::Off, reacquired: false }
     }
 
-    /// How far masks lie on the frame from where they were drawn, down and right, in pixels: they follow the template
-    /// where its `offset` is sure, and are taken to have been drawn on it where it is not.
+    /// How far masks lie on the frame from where they were drawn, down and right, in pixels, before any block's shift:
+    /// they follow the template where its `offset` is sure, and are taken to have been drawn on it where it is not.
     pub fn moved_px(&self, offset: Option<TemplateOffset>) -> (f64, f64) {
         match offset {
             Some(o) if o.trusted => (o.dy_px + self.dy_px, o.dx_px + self.dx_px),

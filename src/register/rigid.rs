@@ -132,8 +132,8 @@ impl Rigid {
         self.phase.px
     }
 
-    /// How far each block lay beyond the shift of the last frame whose shift was believed, down and right, in pixels, in
-    /// the order of [`BlockGrid`]; empty while `register.piecewise` is off.
+    /// How far each block lay beyond the shift of the last frame whose shift was believed, down and right, in pixels,
+    /// in the order of [`BlockGrid`]; empty while `register.piecewise` is off.
     pub fn block_shifts(&self) -> (&[f32], &[f32]) {
         self.blocks.as_ref().map_or((&[], &[]), |blocks| (&blocks.dy, &blocks.dx))
     }
