@@ -186,13 +186,13 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
         )),
         _ => None,
     };
-    let wanted = (run.config.stream.plane, run.config.stream.channel);
+    let stream = run.config.stream.clone();
     let mut frame = PlayedFrame::default();
     let mut task_due = run.config.task.is_some();
     while run.next(&mut frame)? {
         let meta = FrameMeta { received_host_ns: driver.clock().now_ns(), ..frame.meta };
         match &mut pixels {
-            Some(_) if (meta.plane, meta.channel) != wanted => continue,
+            Some(_) if !stream.plane.contain(meta.plane) || meta.channel != stream.channel => continue,
             Some((assembly, slot)) => match assembly.add(&StripMeta::whole(meta), &frame.pixels, slot) {
                 Ok(_) => {
                     let input_seq = driver.engine().next_seq();

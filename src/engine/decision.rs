@@ -73,6 +73,8 @@ pub enum FrameVerdict {
     Skipped = 4,
     /// Of a plane or channel that the session does not read, or after its end.
     NotUsed = 5,
+    /// Of a plane of which the decision falls with another plane's frame.
+    Gathered = 6,
 }
 
 /// What happened; numbers as in the API, which documents `id` and `value` for each.

@@ -17,6 +17,7 @@ mod decision;
 mod driver;
 mod frames;
 mod input;
+mod planes;
 mod realtime;
 mod state;
 
@@ -36,14 +37,15 @@ pub use crate::config::Overload;
 
 use serde::{Deserialize, Serialize};
 
+use self::planes::{PixelPath, Volume};
 use crate::activity::Activity;
 use crate::config::RigConfig;
 use crate::config::outputs::RewardDevice;
 use crate::decode::feedback::Feedback;
 use crate::decode::{Decoder, EnsembleError, Ensembles};
 use crate::frame::{Geometry, PixelType};
-use crate::register::{RegisterError, Rigid};
-use crate::sample::{PixelBox, RoiSet, SampleBuffer, SampleError, Sampler};
+use crate::register::RegisterError;
+use crate::sample::{PixelBox, RoiSet, SampleError};
 use crate::task::{Calibration, CalibrationWorkspace, Task, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -96,6 +98,21 @@ pub enum EngineError {
         /// Size of the stream's frames.
         expected: Geometry,
     },
+    /// An ROI lies on a plane that is not read.
+    #[error(
+        "ROI {roi} ({source_name}) lies on plane {plane}, and stream.plane reads {read:?}: add the plane, or take \
+             the ROI out"
+    )]
+    Plane {
+        /// The ROI.
+        roi: u32,
+        /// Where the ROIs came from.
+        source_name: String,
+        /// Its plane.
+        plane: u32,
+        /// The planes that are read.
+        read: Vec<u32>,
+    },
     /// The masks cannot be sampled.
     #[error(transparent)]
     Sampler(#[from] SampleError),
@@ -144,7 +161,7 @@ struct State {
     /// Threshold and range_low, once there are any.
     range: Option<(f64, f64)>,
     calibration: Calibration,
-    offset: Option<crate::register::TemplateOffset>,
+    volume: Volume,
     roi_valid: Vec<bool>,
     cursor: f64,
     rotation_deg: f64,
@@ -155,23 +172,13 @@ struct State {
     phase_frame: u32,
 }
 
-/// The pixels' part of the way of a frame; absent where the microscope integrates ROIs itself.
-struct PixelPath {
-    rigid: Rigid,
-    sampler: Sampler,
-    samples: SampleBuffer,
-    has_reference: bool,
-    has_neuropil: bool,
-    /// Columns by which odd lines may at most be read aside.
-    aside_px: u32,
-    /// Empty where the offset is configured.
-    histogram: Vec<u64>,
-}
-
 /// The engine. See the module's head.
 pub struct Engine {
     stream: StreamShape,
-    plane: u32,
+    /// The planes that are read, in the order of the scan.
+    planes: Vec<u32>,
+    /// Those of them that a decision waits for, a bit each.
+    needed: u32,
     channel: u32,
     baseline_target: u32,
     has_task: bool,
@@ -188,8 +195,6 @@ pub struct Engine {
     calibration_config: crate::config::calibration::CalibrationConfig,
     trial_frames: u32,
     state: State,
-    /// What registration says of odd lines, or what a record says that it said; part of its saved state.
-    odd_lines_px: f64,
     decision: Decision,
 }
 
@@ -220,10 +225,13 @@ impl Engine {
         activity.set_detector_offset(offset);
         let task_config = config.task.clone().unwrap_or_default();
         let segments = config.calibration.segments as usize;
-        let odd_lines_px = pixels.as_ref().map_or(0.0, |path| path.rigid.odd_lines_px());
-        let engine = Self {
+        let planes = config.stream.plane.as_slice().to_vec();
+        let has_neuropil = pixels.is_some() && config.sample.neuropil_is_on();
+        let volume = Volume::new(planes.len(), roi_count, has_neuropil);
+        let mut engine = Self {
             stream: *stream,
-            plane: config.stream.plane,
+            planes,
+            needed: 1,
             channel: config.stream.channel,
             baseline_target: config.baseline.frames,
             has_task: config.task.is_some(),
@@ -243,10 +251,11 @@ impl Engine {
             workspace: CalibrationWorkspace::new(&settings, baseline, segments, 2 * ENSEMBLE_MAX),
             calibration_config: config.calibration.clone(),
             trial_frames,
-            state: State::new(segment, roi_count, segments),
-            odd_lines_px,
+            state: State::new(segment, roi_count, segments, volume),
             decision: Decision::with_capacity(roi_count, segments),
         };
+        engine.take_odd_lines();
+        engine.find_needed_planes();
         Ok(engine)
     }
 
@@ -335,35 +344,40 @@ impl Engine {
         self.decoder.ensembles()
     }
 
-    /// F and neuropil of a frame whose masks lie `moved_px` from where they were drawn, and odd lines `odd_lines_px`
-    /// further right, in counts; the neuropil is empty where none is measured. Changes nothing that a decision depends
-    /// on. `None` without pixels.
+    /// F and neuropil of the ROIs of a frame's plane, in counts, behind the places of these ROIs in the session's order:
+    /// its masks lie `moved_px` from where they were drawn, and odd lines `odd_lines_px` further right. The neuropil is
+    /// empty where none is measured. Changes nothing that a decision depends on. `None` without pixels.
     pub fn sample_again(
         &mut self,
         slot: &crate::frame::FrameSlot,
         moved_px: (f64, f64),
         odd_lines_px: f64,
-    ) -> Option<(&[f64], &[f64])> {
+    ) -> Option<(&[u32], &[f64], &[f64])> {
+        let place = self.planes.iter().position(|&plane| plane == slot.meta.plane)?;
         let path = self.pixels.as_mut()?;
-        path.sampler.step_lines(&slot.view(), moved_px, odd_lines_px, &mut path.samples);
-        let neuropil: &[f64] = if path.has_neuropil { &path.samples.f_neuropil } else { &[] };
-        Some((&path.samples.f, neuropil))
+        let has_neuropil = path.has_neuropil;
+        let plane = path.planes.get_mut(place)?;
+        plane.sampler.step_lines(&slot.view(), moved_px, odd_lines_px, &mut plane.samples);
+        let neuropil: &[f64] = if has_neuropil { &plane.samples.f_neuropil } else { &[] };
+        Some((&plane.rois, &plane.samples.f, neuropil))
     }
 
-    /// The box around each ROI's mask and annulus, as they were drawn, with the columns to either side that odd lines
-    /// may need; none without pixels. Allocates.
-    pub fn roi_boxes(&self) -> Vec<PixelBox> {
-        let Some(path) = &self.pixels else { return Vec::new() };
-        let mut boxes = path.sampler.boxes();
-        for PixelBox { cols, .. } in &mut boxes {
-            *cols = cols.start.saturating_sub(path.aside_px)..cols.end.saturating_add(path.aside_px);
-        }
-        boxes
+    /// Plane by plane the box around each ROI's mask and annulus, as they were drawn, with the columns to either side
+    /// that odd lines may need; none without pixels. Allocates.
+    pub fn roi_boxes(&self) -> Vec<(u32, PixelBox)> {
+        let paths = self.pixels.iter().flat_map(|pixels| self.planes.iter().zip(&pixels.planes));
+        paths.flat_map(|(&plane, path)| path.boxes().map(move |of_roi| (plane, of_roi))).collect()
     }
 
-    /// The template: the mean of the baseline's aligned frames, in counts. Allocates.
-    pub fn template(&self) -> Option<crate::frame::Image> {
-        self.pixels.as_ref().and_then(|path| path.rigid.template())
+    /// The template of a plane: the mean of the baseline's aligned frames, in counts. Allocates.
+    pub fn template(&self, plane: u32) -> Option<crate::frame::Image> {
+        let place = self.planes.iter().position(|&read| read == plane)?;
+        self.pixels.as_ref()?.planes.get(place)?.rigid.template()
+    }
+
+    /// The planes that are read, in the order of the scan.
+    pub fn planes(&self) -> &[u32] {
+        &self.planes
     }
 
     /// What changes with every input, at its beginning.
@@ -392,9 +406,10 @@ impl Engine {
         d.frame_index = s.frame_index;
         d.device_ns = s.device_ns;
         d.template_frozen = s.template_frozen;
-        d.offset = s.offset;
+        let plane = s.volume.plane();
+        d.offset = plane.offset;
         d.detector_offset_counts = self.activity.detector_offset();
-        d.odd_lines_px = self.odd_lines_px;
+        d.odd_lines_px = plane.odd_lines_px;
         d.cursor = s.cursor;
         d.rotation_deg = s.rotation_deg;
         d.shown_deg = s.shown_deg;
@@ -417,49 +432,6 @@ impl Engine {
         self.decision.intents.push(Intent { id, output: Output::Reward, width_us, cause });
         self.event(EventKind::RewardIntended, u64::from(sequence), f64::from(width_us) / 1e3);
         Some(sequence)
-    }
-}
-
-impl PixelPath {
-    fn new(config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<Self, EngineError> {
-        let nothing = RoiSet { geometry, ..RoiSet::default() };
-        let rois = if rois.rois.is_empty() { &nothing } else { rois };
-        if rois.geometry != geometry {
-            let (source_name, got) = (rois.source.clone(), rois.geometry);
-            return Err(EngineError::Geometry { source_name, got, expected: geometry });
-        }
-        let mut rigid = Rigid::new(&config.register, geometry);
-        let mut has_reference = false;
-        if let Some(reference) = &rois.reference
-            && config.register.enabled
-        {
-            rigid.set_reference(reference)?;
-            has_reference = true;
-        }
-        let mut sampler = Sampler::new(&config.sample, rois)?;
-        let aside_px = config.register.bidirectional_phase.largest_px().ceil() as u32;
-        if config.register.bidirectional_phase.is_on() {
-            sampler.keep_lines_apart();
-        }
-        let samples = SampleBuffer::new(sampler.roi_count());
-        let estimate = config.activity.detector_offset_counts.is_none();
-        let histogram = if estimate { vec![0; HISTOGRAM_BINS] } else { Vec::new() };
-        let has_neuropil = config.sample.neuropil_is_on();
-        Ok(Self { rigid, sampler, samples, has_reference, has_neuropil, aside_px, histogram })
-    }
-
-    /// Whether there are no ROIs.
-    fn is_empty(&self) -> bool {
-        self.sampler.roi_count() == 0
-    }
-
-    /// Enters a frame's samples into the histogram.
-    fn observe(&mut self, samples: &[u16]) {
-        if !self.histogram.is_empty() {
-            for &sample in samples.iter().step_by(HISTOGRAM_STRIDE) {
-                self.histogram[usize::from(sample)] += 1;
-            }
-        }
     }
 }
 

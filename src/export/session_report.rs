@@ -152,7 +152,7 @@ fn assemble(files: &SessionFiles, head: &v1::SessionHead, config: &RigConfig, fo
 fn template(head: &v1::SessionHead, state: &[u8]) -> Option<Image> {
     let mut engine = engine_of(head).ok()?;
     engine.load(state).ok()?;
-    engine.template()
+    engine.template(engine.planes().first().copied()?)
 }
 
 /// The image that the ROIs were drawn on, where pixels of that size were seen; a drawing of the masks is none.

@@ -1,0 +1,259 @@
+//! Planes: each has a template, a shift and masks of its own; together the frames of one index are a volume.
+//!
+//! A decision falls when the last plane that an ensemble needs has come. What the planes behind it say enters the next
+//! decision: there an ROI of such a plane stands with its F of the volume before, in which it was the newest there was.
+//! A volume that lacks a plane which is needed is a skipped frame. What a plane says of itself (its place on the
+//! reference image, its odd lines) stands as its last frame said it.
+
+use serde::{Deserialize, Serialize};
+
+use super::{EngineError, HISTOGRAM_BINS, HISTOGRAM_STRIDE};
+use crate::config::RigConfig;
+use crate::frame::Geometry;
+use crate::register::{Rigid, TemplateOffset};
+use crate::sample::{PixelBox, RoiSet, SampleBuffer, Sampler};
+
+/// The pixels' part of the way of a frame; absent where the microscope integrates ROIs itself.
+pub(super) struct PixelPath {
+    /// In the order of the scan.
+    pub planes: Vec<PlanePath>,
+    pub has_neuropil: bool,
+    /// Empty where the offset is configured.
+    pub histogram: Vec<u64>,
+}
+
+/// The same of one plane.
+pub(super) struct PlanePath {
+    pub rigid: Rigid,
+    pub sampler: Sampler,
+    pub samples: SampleBuffer,
+    /// Where its ROIs stand among the session's.
+    pub rois: Vec<u32>,
+    pub has_reference: bool,
+    /// Columns by which odd lines may at most be read aside.
+    aside_px: u32,
+}
+
+impl PixelPath {
+    pub fn new(config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<Self, EngineError> {
+        let nothing = RoiSet { geometry, ..RoiSet::default() };
+        let rois = if rois.rois.is_empty() { &nothing } else { rois };
+        if rois.geometry != geometry {
+            let (source_name, got) = (rois.source.clone(), rois.geometry);
+            return Err(EngineError::Geometry { source_name, got, expected: geometry });
+        }
+        let read = config.stream.plane.as_slice();
+        let first = rois.rois.first().map(|roi| roi.plane);
+        let one = rois.rois.iter().all(|roi| Some(roi.plane) == first);
+        let planes = if let ([_], true) = (read, one) {
+            // Masks of one plane belong to the one that is read, whatever their file calls it.
+            let all = (0..rois.rois.len() as u32).collect();
+            vec![PlanePath::new(config, rois, all, geometry)?]
+        } else {
+            if let Some(roi) = rois.rois.iter().find(|roi| !read.contains(&roi.plane)) {
+                let (source_name, read) = (rois.source.clone(), read.to_vec());
+                return Err(EngineError::Plane { roi: roi.id, source_name, plane: roi.plane, read });
+            }
+            let of_plane = |&plane: &u32| {
+                let places = rois.rois.iter().zip(0..).filter(|(roi, _)| roi.plane == plane).map(|(_, place)| place);
+                // An image that came with masks of several planes shows one of them, and does not say which.
+                let mut set = rois.of_plane(plane);
+                set.reference = None;
+                if !set.rois.is_empty() {
+                    set = set.with_reference();
+                }
+                PlanePath::new(config, &set, places.collect(), geometry)
+            };
+            read.iter().map(of_plane).collect::<Result<_, _>>()?
+        };
+        let estimate = config.activity.detector_offset_counts.is_none();
+        let histogram = if estimate { vec![0; HISTOGRAM_BINS] } else { Vec::new() };
+        Ok(Self { planes, has_neuropil: config.sample.neuropil_is_on(), histogram })
+    }
+
+    /// Enters a frame's samples into the histogram.
+    pub fn observe(&mut self, samples: &[u16]) {
+        if !self.histogram.is_empty() {
+            for &sample in samples.iter().step_by(HISTOGRAM_STRIDE) {
+                self.histogram[usize::from(sample)] += 1;
+            }
+        }
+    }
+
+    /// Freezes every plane's template; whether each has one.
+    pub fn freeze_templates(&mut self) -> bool {
+        let freeze = |path: &mut PlanePath| path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled();
+        self.planes.iter_mut().map(freeze).fold(true, |all, one| all && one)
+    }
+
+    /// Whether masks of some plane follow an image that nothing checks.
+    pub fn lacks_reference(&self) -> bool {
+        self.planes.iter().any(|path| path.rigid.is_enabled() && !path.has_reference && !path.rois.is_empty())
+    }
+}
+
+impl PlanePath {
+    fn new(config: &RigConfig, set: &RoiSet, rois: Vec<u32>, geometry: Geometry) -> Result<Self, EngineError> {
+        let mut rigid = Rigid::new(&config.register, geometry);
+        let mut has_reference = false;
+        if let Some(reference) = &set.reference
+            && config.register.enabled
+        {
+            rigid.set_reference(reference)?;
+            has_reference = true;
+        }
+        let mut sampler = Sampler::new(&config.sample, set)?;
+        let aside_px = config.register.bidirectional_phase.largest_px().ceil() as u32;
+        if config.register.bidirectional_phase.is_on() {
+            sampler.keep_lines_apart();
+        }
+        let samples = SampleBuffer::new(sampler.roi_count());
+        Ok(Self { rigid, sampler, samples, rois, has_reference, aside_px })
+    }
+
+    /// The box around each ROI's mask and annulus, with the columns that odd lines may need.
+    pub fn boxes(&self) -> impl Iterator<Item = PixelBox> {
+        let aside_px = self.aside_px;
+        self.sampler.boxes().into_iter().map(move |PixelBox { rows, cols }| PixelBox {
+            rows,
+            cols: cols.start.saturating_sub(aside_px)..cols.end.saturating_add(aside_px),
+        })
+    }
+}
+
+/// What one plane's last frame said that stands.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct Standing {
+    /// Where its template lies against the reference image.
+    pub offset: Option<TemplateOffset>,
+    /// What registration says of odd lines, or what a record says that it said.
+    pub odd_lines_px: f64,
+}
+
+/// The frames of one index, as far as they have come.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Volume {
+    planes: Vec<Standing>,
+    /// Where the plane of the last frame stands among those that are read.
+    place: usize,
+    /// The planes that have come, a bit each.
+    arrived: u32,
+    /// It was decided, or cannot be.
+    closed: bool,
+    /// Registration doubts a frame that the decision needs.
+    doubted: bool,
+    /// F of every ROI, in counts: of this volume, and of the planes behind the decision of the one before; NaN where
+    /// there is none.
+    f: Vec<f64>,
+    /// Neuropil of every ROI, likewise; empty where none is measured.
+    f_neuropil: Vec<f64>,
+}
+
+impl Volume {
+    pub fn new(planes: usize, roi_count: usize, has_neuropil: bool) -> Self {
+        Self {
+            planes: vec![Standing::default(); planes],
+            place: 0,
+            arrived: 0,
+            closed: true,
+            doubted: false,
+            f: vec![f64::NAN; roi_count],
+            f_neuropil: vec![f64::NAN; if has_neuropil { roi_count } else { 0 }],
+        }
+    }
+
+    /// Nothing of the next one has come yet.
+    pub fn begin(&mut self) {
+        self.arrived = 0;
+        self.closed = false;
+        self.doubted = false;
+    }
+
+    /// Nothing will be decided on it any more.
+    pub fn close(&mut self) {
+        self.closed = true;
+    }
+
+    /// The frames that the decision waits for will not be taken.
+    pub fn skip(&mut self, needed: u32) {
+        self.arrived |= needed;
+        self.close();
+    }
+
+    /// Whether it was decided, or cannot be.
+    pub fn is_closed(&self) -> bool {
+        self.closed
+    }
+
+    /// Whether the plane at this place has come.
+    pub fn has(&self, place: usize) -> bool {
+        self.arrived & (1 << place) != 0
+    }
+
+    /// The plane at this place has come; it is doubted where the decision needs it.
+    pub fn arrive(&mut self, place: usize, doubted: bool) {
+        self.place = place;
+        self.arrived |= 1 << place;
+        self.doubted |= doubted;
+    }
+
+    /// Whether every plane that is needed has come.
+    pub fn is_complete(&self, needed: u32) -> bool {
+        needed & !self.arrived == 0
+    }
+
+    /// Whether registration doubts a frame that the decision needed.
+    pub fn is_doubted(&self) -> bool {
+        self.doubted
+    }
+
+    /// Takes F and neuropil of these ROIs out of those of all; NaN where the frame is not believed.
+    pub fn put(&mut self, rois: &[u32], believed: bool, f: &[f64], f_neuropil: &[f64]) {
+        let value = |values: &[f64], roi: usize| if believed { values[roi] } else { f64::NAN };
+        for roi in rois.iter().map(|&roi| roi as usize) {
+            self.f[roi] = value(f, roi);
+            if let Some(neuropil) = self.f_neuropil.get_mut(roi) {
+                *neuropil = value(f_neuropil, roi);
+            }
+        }
+    }
+
+    /// Gives F and neuropil of every ROI away; no value is decided on twice.
+    pub fn give(&mut self, f: &mut [f64], f_neuropil: &mut [f64]) {
+        f.copy_from_slice(&self.f);
+        f_neuropil.copy_from_slice(&self.f_neuropil);
+        self.f.fill(f64::NAN);
+        self.f_neuropil.fill(f64::NAN);
+    }
+
+    /// Where the last frame's plane stands among those that are read.
+    pub fn place(&self) -> usize {
+        self.place
+    }
+
+    /// What stands of the last frame's plane.
+    pub fn plane(&self) -> &Standing {
+        &self.planes[self.place]
+    }
+
+    /// A plane's last frame says this.
+    pub fn set(&mut self, place: usize, standing: Standing) {
+        self.planes[place] = standing;
+    }
+
+    /// No template lies anywhere any more.
+    pub fn forget_offsets(&mut self) {
+        self.planes.iter_mut().for_each(|plane| plane.offset = None);
+    }
+
+    /// Whether some plane's template does not surely lie on its reference image.
+    pub fn is_untrusted(&self) -> bool {
+        self.planes.iter().any(|plane| plane.offset.is_some_and(|o| !o.trusted))
+    }
+
+    /// Whether this can be the state of a session to which `other` belongs.
+    pub fn fits(&self, other: &Volume) -> bool {
+        let shape = |volume: &Volume| (volume.planes.len(), volume.f.len(), volume.f_neuropil.len());
+        shape(self) == shape(other) && self.place < self.planes.len()
+    }
+}
