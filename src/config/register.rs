@@ -78,6 +78,9 @@ pub struct RegisterConfig {
     pub min_template_frames: u32,
     /// Below this score the template's offset to the reference image is not trusted, 0 to 1.
     pub min_reference_score: f64,
+    /// The same where there is no reference image and one was drawn from the masks, 0 to 1: a few masks look like a
+    /// few other cells more easily than an image does.
+    pub min_rendered_reference_score: f64,
     /// Bidirectional scanning: by how many columns the content of odd lines (1, 3, ..) lies to the right of where even
     /// lines show it. `"off"`: not at all. `"estimate"`: the baseline tells. Or pixels, -8 to 8. Registration and masks
     /// read odd lines there; frames are not resampled.
@@ -98,6 +101,7 @@ impl Default for RegisterConfig {
             saturated_fraction: 0.05,
             min_template_frames: 100,
             min_reference_score: 0.3,
+            min_rendered_reference_score: 0.6,
             bidirectional_phase: BidirectionalPhase::Word(PhaseWord::Off),
             simd: true,
         }
@@ -118,6 +122,7 @@ impl RegisterConfig {
         range("max_shift_fraction", self.max_shift_fraction, 0.01, 0.25);
         range("min_template_frames", f64::from(self.min_template_frames), 1.0, 65_535.0);
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
+        range("min_rendered_reference_score", self.min_rendered_reference_score, 0.0, 1.0);
         let phase = self.bidirectional_phase;
         if phase.px().is_some_and(|px| !(-PHASE_MAX_PX..=PHASE_MAX_PX).contains(&px)) {
             let px = phase.px().unwrap_or_default();
@@ -163,12 +168,13 @@ mod tests {
             saturated_fraction: 2.0,
             min_template_frames: 0,
             min_reference_score: 7.0,
+            min_rendered_reference_score: -0.1,
             bidirectional_phase: BidirectionalPhase::Px(-9.0),
             ..RegisterConfig::default()
         };
         let mut violations = Vec::new();
         config.validate("register", &mut violations);
-        assert_eq!(violations.len(), 9);
+        assert_eq!(violations.len(), 10);
         assert!(violations.contains(&"register.min_score: -1, expected 0 to 1".to_string()));
     }
     #[test]

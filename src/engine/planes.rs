@@ -11,7 +11,7 @@ use super::{EngineError, HISTOGRAM_BINS, HISTOGRAM_STRIDE};
 use crate::config::RigConfig;
 use crate::frame::Geometry;
 use crate::register::{Rigid, TemplateOffset};
-use crate::sample::{PixelBox, RoiSet, SampleBuffer, Sampler};
+use crate::sample::{PixelBox, ReferenceKind, RoiSet, SampleBuffer, Sampler};
 
 /// The pixels' part of the way of a frame; absent where the microscope integrates ROIs itself.
 pub(super) struct PixelPath {
@@ -58,7 +58,7 @@ impl PixelPath {
                 let places = rois.rois.iter().zip(0..).filter(|(roi, _)| roi.plane == plane).map(|(_, place)| place);
                 // An image that came with masks of several planes shows one of them, and does not say which.
                 let mut set = rois.of_plane(plane);
-                set.reference = None;
+                (set.reference, set.reference_kind) = (None, ReferenceKind::None);
                 if !set.rois.is_empty() {
                     set = set.with_reference();
                 }
@@ -94,7 +94,11 @@ impl PixelPath {
 
 impl PlanePath {
     fn new(config: &RigConfig, set: &RoiSet, rois: Vec<u32>, geometry: Geometry) -> Result<Self, EngineError> {
-        let mut rigid = Rigid::new(&config.register, geometry);
+        let mut register = config.register.clone();
+        if set.reference_kind == ReferenceKind::RenderedFromMasks {
+            register.min_reference_score = register.min_rendered_reference_score;
+        }
+        let mut rigid = Rigid::new(&register, geometry);
         let mut has_reference = false;
         if let Some(reference) = &set.reference
             && config.register.enabled
