@@ -70,6 +70,7 @@ fn step_512x512(bencher: Bencher, rois: usize) {
             .collect(),
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
         source: String::new(),
     };
     let shape = StreamShape::Pixels {

@@ -1,5 +1,7 @@
 //! `[register]`: how brain motion is estimated. Defaults fit 512 x 512 frames at 30 Hz; nothing depends on the size.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// Largest phase of odd lines, in pixels.
@@ -58,6 +60,9 @@ impl BidirectionalPhase {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegisterConfig {
+    /// Another day's template instead of one from the baseline: the directory of that session, or a TIFF with a mean
+    /// image for each plane that is read, in their order; empty: the baseline makes it.
+    pub template: PathBuf,
     /// Estimate motion at all; when false every frame has the shift (0, 0) and the verdict `Off`.
     pub enabled: bool,
     /// Standard deviation of the smoothing that lives in the template's weight images, in pixels, 0.5 to 8.
@@ -92,6 +97,7 @@ pub struct RegisterConfig {
 impl Default for RegisterConfig {
     fn default() -> Self {
         Self {
+            template: PathBuf::new(),
             enabled: true,
             sigma_px: 1.0,
             max_iterations: 4,

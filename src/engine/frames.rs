@@ -324,8 +324,7 @@ impl Engine {
     /// Starts a baseline with the next frame.
     pub(super) fn begin_baseline(&mut self) {
         if let Some(path) = &mut self.pixels {
-            path.planes.iter_mut().for_each(|plane| plane.rigid.begin_baseline());
-            path.histogram.fill(0);
+            path.begin_baseline();
         }
         self.take_odd_lines();
         self.activity.begin_baseline();

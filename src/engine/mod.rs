@@ -122,6 +122,14 @@ pub enum EngineError {
     /// The reference image cannot be used.
     #[error("the ROIs' reference image: {0}")]
     Reference(#[from] RegisterError),
+    /// Another day's template cannot be used.
+    #[error("the template of plane {plane}: {error}")]
+    Template {
+        /// Of which plane.
+        plane: u32,
+        /// What is wrong with it.
+        error: RegisterError,
+    },
     /// A task without P+.
     #[error("both ensembles are empty, expected at least one ROI in ensembles.plus for a session with a [task]")]
     NoEnsembles,

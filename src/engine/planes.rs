@@ -11,7 +11,7 @@ use super::{EngineError, HISTOGRAM_BINS, HISTOGRAM_STRIDE};
 use crate::config::RigConfig;
 use crate::frame::Geometry;
 use crate::register::{Rigid, TemplateOffset};
-use crate::sample::{PixelBox, ReferenceKind, RoiSet, SampleBuffer, Sampler};
+use crate::sample::{PixelBox, PlaneImage, ReferenceKind, RoiSet, SampleBuffer, Sampler};
 
 /// The pixels' part of the way of a frame; absent where the microscope integrates ROIs itself.
 pub(super) struct PixelPath {
@@ -30,13 +30,15 @@ pub(super) struct PlanePath {
     /// Where its ROIs stand among the session's.
     pub rois: Vec<u32>,
     pub has_reference: bool,
+    /// Its template is another day's, and stays.
+    has_template: bool,
     /// Columns by which odd lines may at most be read aside.
     aside_px: u32,
 }
 
 impl PixelPath {
     pub fn new(config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<Self, EngineError> {
-        let nothing = RoiSet { geometry, ..RoiSet::default() };
+        let nothing = RoiSet { geometry, templates: rois.templates.clone(), ..RoiSet::default() };
         let rois = if rois.rois.is_empty() { &nothing } else { rois };
         if rois.geometry != geometry {
             let (source_name, got) = (rois.source.clone(), rois.geometry);
@@ -48,7 +50,7 @@ impl PixelPath {
         let planes = if let ([_], true) = (read, one) {
             // Masks of one plane belong to the one that is read, whatever their file calls it.
             let all = (0..rois.rois.len() as u32).collect();
-            vec![PlanePath::new(config, rois, all, geometry)?]
+            vec![PlanePath::new(config, rois, all, rois.templates.first())?]
         } else {
             if let Some(roi) = rois.rois.iter().find(|roi| !read.contains(&roi.plane)) {
                 let (source_name, read) = (rois.source.clone(), read.to_vec());
@@ -62,7 +64,8 @@ impl PixelPath {
                 if !set.rois.is_empty() {
                     set = set.with_reference();
                 }
-                PlanePath::new(config, &set, places.collect(), geometry)
+                let template = rois.templates.iter().find(|template| template.plane == plane);
+                PlanePath::new(config, &set, places.collect(), template)
             };
             read.iter().map(of_plane).collect::<Result<_, _>>()?
         };
@@ -80,9 +83,17 @@ impl PixelPath {
         }
     }
 
+    /// Begins a baseline, of which each plane makes a template, unless it has another day's.
+    pub fn begin_baseline(&mut self) {
+        self.planes.iter_mut().filter(|path| !path.has_template).for_each(|path| path.rigid.begin_baseline());
+        self.histogram.fill(0);
+    }
+
     /// Freezes every plane's template; whether each has one.
     pub fn freeze_templates(&mut self) -> bool {
-        let freeze = |path: &mut PlanePath| path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled();
+        let freeze = |path: &mut PlanePath| {
+            path.has_template || path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled()
+        };
         self.planes.iter_mut().map(freeze).fold(true, |all, one| all && one)
     }
 
@@ -93,12 +104,17 @@ impl PixelPath {
 }
 
 impl PlanePath {
-    fn new(config: &RigConfig, set: &RoiSet, rois: Vec<u32>, geometry: Geometry) -> Result<Self, EngineError> {
+    fn new(
+        config: &RigConfig,
+        set: &RoiSet,
+        rois: Vec<u32>,
+        template: Option<&PlaneImage>,
+    ) -> Result<Self, EngineError> {
         let mut register = config.register.clone();
         if set.reference_kind == ReferenceKind::RenderedFromMasks {
             register.min_reference_score = register.min_rendered_reference_score;
         }
-        let mut rigid = Rigid::new(&register, geometry);
+        let mut rigid = Rigid::new(&register, set.geometry);
         let mut has_reference = false;
         if let Some(reference) = &set.reference
             && config.register.enabled
@@ -106,13 +122,17 @@ impl PlanePath {
             rigid.set_reference(reference)?;
             has_reference = true;
         }
+        let template = template.filter(|_| config.register.enabled);
+        if let Some(PlaneImage { plane, image }) = template {
+            rigid.load_template(image).map_err(|error| EngineError::Template { plane: *plane, error })?;
+        }
         let mut sampler = Sampler::new(&config.sample, set)?;
         let aside_px = config.register.bidirectional_phase.largest_px().ceil() as u32;
         if config.register.bidirectional_phase.is_on() {
             sampler.keep_lines_apart();
         }
         let samples = SampleBuffer::new(sampler.roi_count());
-        Ok(Self { rigid, sampler, samples, rois, has_reference, aside_px })
+        Ok(Self { rigid, sampler, samples, rois, has_reference, has_template: template.is_some(), aside_px })
     }
 
     /// The box around each ROI's mask and annulus, with the columns that odd lines may need.

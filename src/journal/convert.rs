@@ -11,7 +11,7 @@ use crate::engine::{
 use crate::frame::{FrameMeta, Geometry, Image, PixelType};
 use crate::proto::v1;
 use crate::register::{FitVerdict, Registration, TemplateOffset};
-use crate::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
+use crate::sample::{PlaneImage, ReferenceKind, Roi, RoiPixel, RoiSet};
 use crate::task::{Calibration, Screen, TaskState};
 use crate::trigger::{LimitVerdict, Output, TriggerId};
 
@@ -445,14 +445,28 @@ pub fn roi_set_record(set: &RoiSet) -> v1::RoiSetRecord {
                 weights: roi.pixels.iter().map(|p| p.weight).collect(),
             })
             .collect(),
-        reference: set.reference.as_ref().map(|image| v1::ReferenceImage {
-            height_px: image.geometry.height_px as u32,
-            width_px: image.geometry.width_px as u32,
-            values_counts: image.values.clone(),
-        }),
+        reference: set.reference.as_ref().map(image_record),
         reference_rendered: set.reference_kind == ReferenceKind::RenderedFromMasks,
         source: set.source.clone(),
+        templates: set
+            .templates
+            .iter()
+            .map(|of_plane| v1::PlaneTemplate { plane: of_plane.plane, image: Some(image_record(&of_plane.image)) })
+            .collect(),
     }
+}
+
+fn image_record(image: &Image) -> v1::ReferenceImage {
+    v1::ReferenceImage {
+        height_px: image.geometry.height_px as u32,
+        width_px: image.geometry.width_px as u32,
+        values_counts: image.values.clone(),
+    }
+}
+
+fn image_of(r: &v1::ReferenceImage) -> Image {
+    let geometry = Geometry::new(r.height_px as usize, r.width_px as usize);
+    Image { geometry, values: r.values_counts.clone() }
 }
 
 /// A set of ROIs from a message. Lists of unequal length are cut to the shortest; [`RoiSet::check`] judges the rest.
@@ -463,10 +477,8 @@ pub fn roi_set_of(r: &v1::RoiSetRecord) -> RoiSet {
         let pixels = places.map(|(k, (&row, &col))| RoiPixel { row, col, weight: weight(k) }).collect();
         Roi { id, name: roi.name.clone(), plane: roi.plane, pixels }
     });
-    let reference = r.reference.as_ref().map(|image| Image {
-        geometry: Geometry::new(image.height_px as usize, image.width_px as usize),
-        values: image.values_counts.clone(),
-    });
+    let reference = r.reference.as_ref().map(image_of);
+    let template = |t: &v1::PlaneTemplate| Some(PlaneImage { plane: t.plane, image: image_of(t.image.as_ref()?) });
     let reference_kind = match (&reference, r.reference_rendered) {
         (None, _) => ReferenceKind::None,
         (Some(_), true) => ReferenceKind::RenderedFromMasks,
@@ -477,6 +489,7 @@ pub fn roi_set_of(r: &v1::RoiSetRecord) -> RoiSet {
         rois: rois.collect(),
         reference,
         reference_kind,
+        templates: r.templates.iter().filter_map(template).collect(),
         source: r.source.clone(),
     }
 }

@@ -30,6 +30,7 @@ mod seal;
 #[allow(clippy::disallowed_types, reason = "the last error is text; the real-time thread never sees it")]
 mod status;
 mod summary;
+mod templates;
 mod verify;
 mod writer;
 
@@ -48,6 +49,7 @@ pub use resume::{ResumeError, ResumePoint, resume};
 pub use scan::{Scan, scan};
 pub use status::RecordStatus;
 pub use summary::{Percentiles, Summary};
+pub use templates::{TemplateError, with_templates};
 pub use verify::{Difference, VerifyError, VerifyOptions, VerifyReport, engine_of, verify};
 pub use writer::{JournalItem, JournalWriter};
 

@@ -25,5 +25,5 @@ mod sampler;
 
 pub use formats::suite2p::read_ops_geometry;
 pub use formats::{NoCell, RoiFile, RoiFileError, read_roi_file, read_rois, rois_of};
-pub use rois::{MAX_SIDE_PX, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
+pub use rois::{MAX_SIDE_PX, PlaneImage, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
 pub use sampler::{PixelBox, SampleBuffer, SampleError, Sampler};

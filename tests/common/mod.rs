@@ -79,6 +79,7 @@ pub fn rois(source: &SyntheticSource) -> RoiSet {
         rois: rois.collect(),
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
         source: "synthetic".to_owned(),
     }
 }
