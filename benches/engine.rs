@@ -71,6 +71,7 @@ fn step_512x512(bencher: Bencher, rois: usize) {
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
         templates: Vec::new(),
+        z_stack: Vec::new(),
         source: String::new(),
     };
     let shape = StreamShape::Pixels {

@@ -104,6 +104,7 @@ fn cells() -> RoiSet {
         reference: None,
         reference_kind: ReferenceKind::Given,
         templates: Vec::new(),
+        z_stack: Vec::new(),
         source: String::new(),
     }
 }

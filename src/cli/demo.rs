@@ -280,6 +280,7 @@ fn roi_set(source: &SyntheticSource) -> RoiSet {
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
         templates: Vec::new(),
+        z_stack: Vec::new(),
         source: "synthetic animal".to_owned(),
     }
 }

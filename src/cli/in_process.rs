@@ -16,7 +16,7 @@ use crate::engine::{
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, StripMeta};
 use crate::journal::{
     JournalItem, JournalWriter, PixelsWriter, Published, SessionDirectory, Summary, shape_of_head, shape_of_header,
-    with_templates,
+    with_images,
 };
 use crate::proto::v1;
 use crate::sample::{RoiSet, rois_of};
@@ -164,7 +164,7 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
         }
     };
     let rois = rois_of(run.rois.as_ref(), &run.config.rois.file, shape.geometry())?;
-    let rois = with_templates(rois, &run.config, &shape)?;
+    let rois = with_images(rois, &run.config, &shape)?;
     let engine = Engine::new(&run.config, &rois, &shape, 0)?;
     let (mut recorder, path) = Recorder::open(&run.config, &run.name, &rois, head_stream, &engine)?;
     let mut driver = driver(&run.config, engine);

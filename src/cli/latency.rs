@@ -247,6 +247,7 @@ fn grid(geometry: Geometry, count: u32) -> RoiSet {
         reference: None,
         reference_kind: ReferenceKind::Given,
         templates: Vec::new(),
+        z_stack: Vec::new(),
         source: "a grid of discs".to_owned(),
     }
 }

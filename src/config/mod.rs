@@ -360,6 +360,15 @@ impl RigConfig {
         expect("record.frames_queue", f64::from(queue), range(queue, 1, 1_024), "1 to 1024");
         let stall = self.record.stall_event_ms;
         expect("record.stall_event_ms", f64::from(stall), range(stall, 10, 60_000), "10 to 60000");
+        let r = &self.register;
+        if r.z_step_um > 0.0 && r.z_stack.as_os_str().is_empty() && self.stream.plane.as_slice().len() < 2 {
+            expect(
+                "register.z_step_um",
+                r.z_step_um,
+                false,
+                "0, or register.z_stack, or several planes in stream.plane",
+            );
+        }
         if self.task.is_some() && self.calibration.segments > frames {
             let segments = f64::from(self.calibration.segments);
             expect("calibration.segments", segments, false, &format!("at most baseline.frames ({frames})"));

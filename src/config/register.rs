@@ -90,6 +90,15 @@ pub struct RegisterConfig {
     /// lines show it. `"off"`: not at all. `"estimate"`: the baseline tells. Or pixels, -8 to 8. Registration and masks
     /// read odd lines there; frames are not resampled.
     pub bidirectional_phase: BidirectionalPhase,
+    /// Axial drift: a TIFF of slices at rising depths, against which the depth is followed; empty: the recording's own
+    /// planes are the slices.
+    pub z_stack: PathBuf,
+    /// From one slice (or plane) to the next, in um, 0 to 1,000; 0: the depth is not followed.
+    pub z_step_um: f64,
+    /// Frames of a plane over which its depth is averaged, 1 to 1,000,000.
+    pub z_average_frames: u32,
+    /// A drift of more than this from the template's depth is a warning, in um, above 0.
+    pub z_warning_um: f64,
     /// Use the processor's vector instructions where it has them. The results are the same bits either way.
     pub simd: bool,
 }
@@ -109,6 +118,10 @@ impl Default for RegisterConfig {
             min_reference_score: 0.3,
             min_rendered_reference_score: 0.6,
             bidirectional_phase: BidirectionalPhase::Word(PhaseWord::Off),
+            z_stack: PathBuf::new(),
+            z_step_um: 0.0,
+            z_average_frames: 300,
+            z_warning_um: 5.0,
             simd: true,
         }
     }
@@ -129,6 +142,13 @@ impl RegisterConfig {
         range("min_template_frames", f64::from(self.min_template_frames), 1.0, 65_535.0);
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
         range("min_rendered_reference_score", self.min_rendered_reference_score, 0.0, 1.0);
+        range("z_step_um", self.z_step_um, 0.0, 1_000.0);
+        range("z_average_frames", f64::from(self.z_average_frames), 1.0, 1e6);
+        range("z_warning_um", self.z_warning_um, f64::MIN_POSITIVE, f64::MAX);
+        if !self.z_stack.as_os_str().is_empty() && self.z_step_um == 0.0 {
+            violations
+                .push(format!("{section}.z_step_um: 0 with {section}.z_stack, expected the slices' distance in um"));
+        }
         let phase = self.bidirectional_phase;
         if phase.px().is_some_and(|px| !(-PHASE_MAX_PX..=PHASE_MAX_PX).contains(&px)) {
             let px = phase.px().unwrap_or_default();

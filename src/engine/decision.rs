@@ -256,6 +256,8 @@ pub struct Decision {
     /// By how many columns the content of odd lines lies to the right of the even lines', in pixels; 0 while
     /// `register.bidirectional_phase` is off.
     pub odd_lines_px: f64,
+    /// By how much the brain lies deeper than the frame's template, in um, where that is known.
+    pub z_drift_um: Option<f64>,
     /// The detector's offset in force, in counts.
     pub detector_offset_counts: f64,
     /// F of each ROI, in counts; empty on inputs that are no frames, as are the next six.
@@ -316,6 +318,7 @@ impl Decision {
             template_frozen: false,
             offset: None,
             odd_lines_px: 0.0,
+            z_drift_um: None,
             detector_offset_counts: 0.0,
             f: Vec::with_capacity(roi_count),
             f_neuropil: Vec::with_capacity(roi_count),

@@ -1,11 +1,11 @@
 //! The way of a frame through the stages.
 
 use super::planes::{PixelPath, Standing};
-use super::{Engine, EventKind, FrameVerdict, HISTOGRAM_BINS, Phase, Probe, Sampled, Stage, StreamShape};
-use super::{WARNING_NO_REFERENCE, WARNING_OFFSET, WARNING_TEMPLATE};
+use super::{Engine, Event, EventKind, FrameVerdict, HISTOGRAM_BINS, Phase, Probe, Sampled, Stage, StreamShape};
+use super::{WARNING_NO_REFERENCE, WARNING_OFFSET, WARNING_TEMPLATE, WARNING_Z_DRIFT};
 use crate::activity::estimate_detector_offset;
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::register::Registration;
+use crate::register::{Axial, Registration};
 use crate::task::{TaskEvent, TaskInput, TaskOutput, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -34,7 +34,11 @@ impl Engine {
             let neuropil = &plane.samples.f_neuropil;
             fill_own(&mut self.decision.f_neuropil, self.state.roi_valid.len(), &plane.rois, |k| neuropil[k]);
         }
-        self.state.volume.set(place, Standing { offset, odd_lines_px });
+        if let Some(axial) = &mut plane.axial {
+            axial.step(&view, &registration);
+        }
+        let z_drift_um = plane.axial.as_ref().and_then(Axial::drift_um);
+        self.state.volume.set(place, Standing { offset, odd_lines_px, z_drift_um });
         probe.mark(Stage::Sample);
         self.gather(place, &registration, None, probe);
     }
@@ -52,7 +56,8 @@ impl Engine {
         if path.has_neuropil {
             fill_own(&mut self.decision.f_neuropil, rois, own, |k| sampled.f_neuropil[own[k] as usize]);
         }
-        self.state.volume.set(place, Standing { offset: sampled.offset, odd_lines_px: sampled.odd_lines_px });
+        let Sampled { offset, odd_lines_px, z_drift_um, .. } = *sampled;
+        self.state.volume.set(place, Standing { offset, odd_lines_px, z_drift_um });
         self.gather(place, &sampled.registration, Some(sampled), probe);
     }
 
@@ -82,6 +87,9 @@ impl Engine {
         let is_needed = needed & (1 << place) != 0;
         let volume = &mut self.state.volume;
         volume.arrive(place, doubted && is_needed);
+        if let Some(drift_um) = volume.warns_of_depth(self.z_warning_um) {
+            self.decision.events.push(Event { kind: EventKind::Warning, id: WARNING_Z_DRIFT, value: drift_um });
+        }
         if let Some(path) = &self.pixels {
             // A frame that no decision waits for may be doubted alone.
             let believed = is_needed || !doubted;
@@ -292,9 +300,7 @@ impl Engine {
             (None, Some(path)) => {
                 template = path.freeze_templates();
                 let place = self.state.volume.place();
-                let rigid = &path.planes[place].rigid;
-                let standing = Standing { offset: rigid.offset(), odd_lines_px: rigid.odd_lines_px() };
-                self.state.volume.set(place, standing);
+                self.state.volume.set(place, path.planes[place].standing());
                 if self.estimate_offset {
                     let offset = estimate_detector_offset(&path.histogram[..HISTOGRAM_BINS]);
                     let bias = StreamShape::bias(&self.stream);
@@ -338,8 +344,7 @@ impl Engine {
     pub(super) fn take_odd_lines(&mut self) {
         if let Some(path) = &self.pixels {
             for (place, plane) in path.planes.iter().enumerate() {
-                let odd_lines_px = plane.rigid.odd_lines_px();
-                self.state.volume.set(place, Standing { offset: plane.rigid.offset(), odd_lines_px });
+                self.state.volume.set(place, plane.standing());
             }
         }
     }

@@ -82,6 +82,8 @@ pub struct Sampled<'a> {
     pub offset: Option<crate::register::TemplateOffset>,
     /// By how many columns odd lines were read further right after this frame, in pixels.
     pub odd_lines_px: f64,
+    /// By how much the brain lay deeper than the template after this frame, in um, where that was known.
+    pub z_drift_um: Option<f64>,
     /// The detector's offset in force after this frame, in counts.
     pub detector_offset_counts: f64,
     /// F of each ROI, in counts.

@@ -44,7 +44,7 @@ use crate::config::outputs::RewardDevice;
 use crate::decode::feedback::Feedback;
 use crate::decode::{Decoder, EnsembleError, Ensembles};
 use crate::frame::{Geometry, PixelType};
-use crate::register::RegisterError;
+use crate::register::{RegisterError, SLICES_MAX};
 use crate::sample::{PixelBox, RoiSet, SampleError};
 use crate::task::{Calibration, CalibrationWorkspace, Task, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
@@ -57,6 +57,8 @@ pub const WARNING_OFFSET: u64 = 2;
 pub const WARNING_NO_REFERENCE: u64 = 3;
 /// Warning: the template was lost with the service; another baseline is needed.
 pub const WARNING_TEMPLATE_LOST: u64 = 4;
+/// Warning: the brain lies deeper or less deep than the template by more than `register.z_warning_um`.
+pub const WARNING_Z_DRIFT: u64 = 5;
 
 /// Bins of the histogram from which the detector's offset is estimated, one for each canonical sample value.
 const HISTOGRAM_BINS: usize = 1 << 16;
@@ -119,6 +121,20 @@ pub enum EngineError {
     /// P+ and P- do not fit the ROIs.
     #[error(transparent)]
     Ensembles(#[from] EnsembleError),
+    /// The z-stack cannot be used.
+    #[error("register.z_stack: {0}")]
+    Stack(RegisterError),
+    /// As many slices make no z-stack.
+    #[error(
+        "register.z_stack: {got} slices of {} x {} pixels, expected 2 to {SLICES_MAX} of frames large enough to register",
+        geometry.height_px, geometry.width_px
+    )]
+    Slices {
+        /// Slices.
+        got: usize,
+        /// Size of the frames.
+        geometry: Geometry,
+    },
     /// The reference image cannot be used.
     #[error("the ROIs' reference image: {0}")]
     Reference(#[from] RegisterError),
@@ -193,6 +209,7 @@ pub struct Engine {
     reward_width_us: Option<u32>,
     sync: bool,
     estimate_offset: bool,
+    z_warning_um: f64,
     ensemble_scratch: Ensembles,
     pixels: Option<PixelPath>,
     activity: Activity,
@@ -247,6 +264,7 @@ impl Engine {
                 .then(|| config.outputs.reward.width_us()),
             sync: config.outputs.sync.enabled,
             estimate_offset,
+            z_warning_um: config.register.z_warning_um,
             ensemble_scratch: Ensembles {
                 plus: Vec::with_capacity(ENSEMBLE_MAX),
                 minus: Vec::with_capacity(ENSEMBLE_MAX),
@@ -418,6 +436,7 @@ impl Engine {
         d.offset = plane.offset;
         d.detector_offset_counts = self.activity.detector_offset();
         d.odd_lines_px = plane.odd_lines_px;
+        d.z_drift_um = plane.z_drift_um;
         d.cursor = s.cursor;
         d.rotation_deg = s.rotation_deg;
         d.shown_deg = s.shown_deg;

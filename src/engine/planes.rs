@@ -1,4 +1,4 @@
-//! Planes: each has a template, a shift and masks of its own; together the frames of one index are a volume.
+//! Planes: each has a template, a shift, a depth and masks of its own; together the frames of one index are a volume.
 //!
 //! A decision falls when the last plane that an ensemble needs has come. What the planes behind it say enters the next
 //! decision: there an ROI of such a plane stands with its F of the volume before, in which it was the newest there was.
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::{EngineError, HISTOGRAM_BINS, HISTOGRAM_STRIDE};
 use crate::config::RigConfig;
 use crate::frame::Geometry;
-use crate::register::{Rigid, TemplateOffset};
+use crate::register::{Axial, AxialConfig, Rigid, TemplateOffset};
 use crate::sample::{PixelBox, PlaneImage, ReferenceKind, RoiSet, SampleBuffer, Sampler};
 
 /// The pixels' part of the way of a frame; absent where the microscope integrates ROIs itself.
@@ -18,6 +18,8 @@ pub(super) struct PixelPath {
     /// In the order of the scan.
     pub planes: Vec<PlanePath>,
     pub has_neuropil: bool,
+    /// The planes are each other's slices in depth.
+    are_slices: bool,
     /// Empty where the offset is configured.
     pub histogram: Vec<u64>,
 }
@@ -25,6 +27,8 @@ pub(super) struct PixelPath {
 /// The same of one plane.
 pub(super) struct PlanePath {
     pub rigid: Rigid,
+    /// Where the depth is followed.
+    pub axial: Option<Axial>,
     pub sampler: Sampler,
     pub samples: SampleBuffer,
     /// Where its ROIs stand among the session's.
@@ -71,7 +75,53 @@ impl PixelPath {
         };
         let estimate = config.activity.detector_offset_counts.is_none();
         let histogram = if estimate { vec![0; HISTOGRAM_BINS] } else { Vec::new() };
-        Ok(Self { planes, has_neuropil: config.sample.neuropil_is_on(), histogram })
+        let are_slices = rois.z_stack.is_empty();
+        let mut path = Self { planes, has_neuropil: config.sample.neuropil_is_on(), are_slices, histogram };
+        path.follow_depth(config, rois, geometry)?;
+        Ok(path)
+    }
+
+    /// Makes ready to follow the depth, where that is wanted.
+    fn follow_depth(&mut self, config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<(), EngineError> {
+        let register = &config.register;
+        if register.z_step_um <= 0.0 || !register.enabled {
+            return Ok(());
+        }
+        let settings = AxialConfig {
+            step_um: register.z_step_um,
+            average_frames: register.z_average_frames,
+            sigma_px: register.sigma_px,
+            max_shift_fraction: register.max_shift_fraction,
+            simd: register.simd,
+        };
+        let got = if self.are_slices { self.planes.len() } else { rois.z_stack.len() };
+        for path in &mut self.planes {
+            let mut axial = Axial::new(settings, geometry, got).ok_or(EngineError::Slices { got, geometry })?;
+            for (slice, image) in rois.z_stack.iter().enumerate() {
+                axial.set_slice(slice, image).map_err(EngineError::Stack)?;
+            }
+            path.axial = Some(axial);
+        }
+        self.settle_depth();
+        Ok(())
+    }
+
+    /// Lays the slices of every plane that has a template onto it.
+    pub fn settle_depth(&mut self) {
+        for place in 0..self.planes.len() {
+            let Some(mut axial) = self.planes[place].axial.take() else { continue };
+            if self.planes[place].rigid.is_frozen() {
+                let own = self.are_slices.then_some(place);
+                if self.are_slices {
+                    let others = self.planes.iter().enumerate();
+                    others.for_each(|(slice, other)| axial.set_template(slice, &other.rigid));
+                }
+                axial.settle(&mut self.planes[place].rigid, own);
+            } else {
+                axial.forget();
+            }
+            self.planes[place].axial = Some(axial);
+        }
     }
 
     /// Enters a frame's samples into the histogram.
@@ -86,6 +136,7 @@ impl PixelPath {
     /// Begins a baseline, of which each plane makes a template, unless it has another day's.
     pub fn begin_baseline(&mut self) {
         self.planes.iter_mut().filter(|path| !path.has_template).for_each(|path| path.rigid.begin_baseline());
+        self.settle_depth();
         self.histogram.fill(0);
     }
 
@@ -94,7 +145,9 @@ impl PixelPath {
         let freeze = |path: &mut PlanePath| {
             path.has_template || path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled()
         };
-        self.planes.iter_mut().map(freeze).fold(true, |all, one| all && one)
+        let all = self.planes.iter_mut().map(freeze).fold(true, |all, one| all && one);
+        self.settle_depth();
+        all
     }
 
     /// Whether masks of some plane follow an image that nothing checks.
@@ -132,7 +185,25 @@ impl PlanePath {
             sampler.keep_lines_apart();
         }
         let samples = SampleBuffer::new(sampler.roi_count());
-        Ok(Self { rigid, sampler, samples, rois, has_reference, has_template: template.is_some(), aside_px })
+        Ok(Self {
+            rigid,
+            axial: None,
+            sampler,
+            samples,
+            rois,
+            has_reference,
+            has_template: template.is_some(),
+            aside_px,
+        })
+    }
+
+    /// What stands of it.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            offset: self.rigid.offset(),
+            odd_lines_px: self.rigid.odd_lines_px(),
+            z_drift_um: self.axial.as_ref().and_then(Axial::drift_um),
+        }
     }
 
     /// The box around each ROI's mask and annulus, with the columns that odd lines may need.
@@ -152,12 +223,16 @@ pub(super) struct Standing {
     pub offset: Option<TemplateOffset>,
     /// What registration says of odd lines, or what a record says that it said.
     pub odd_lines_px: f64,
+    /// By how much the brain lies deeper than its template, in um, where that is known.
+    pub z_drift_um: Option<f64>,
 }
 
 /// The frames of one index, as far as they have come.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Volume {
     planes: Vec<Standing>,
+    /// Planes whose depth was warned of, a bit each.
+    warned: u32,
     /// Where the plane of the last frame stands among those that are read.
     place: usize,
     /// The planes that have come, a bit each.
@@ -177,6 +252,7 @@ impl Volume {
     pub fn new(planes: usize, roi_count: usize, has_neuropil: bool) -> Self {
         Self {
             planes: vec![Standing::default(); planes],
+            warned: 0,
             place: 0,
             arrived: 0,
             closed: true,
@@ -219,6 +295,20 @@ impl Volume {
         self.place = place;
         self.arrived |= 1 << place;
         self.doubted |= doubted;
+    }
+
+    /// The drift of the last frame's plane, in um, when it has just become larger than `limit_um`. It must fall below
+    /// four fifths of that before it can do so again.
+    pub fn warns_of_depth(&mut self, limit_um: f64) -> Option<f64> {
+        let (bit, drift_um) = (1 << self.place, self.plane().z_drift_um.unwrap_or(0.0));
+        if drift_um.abs() < 0.8 * limit_um {
+            self.warned &= !bit;
+        }
+        if drift_um.abs() <= limit_um || self.warned & bit != 0 {
+            return None;
+        }
+        self.warned |= bit;
+        Some(drift_um)
     }
 
     /// Whether every plane that is needed has come.

@@ -93,6 +93,7 @@ impl Engine {
         let _ = postcard::to_io(&self.state, &mut *out);
         if let Some(path) = &self.pixels {
             path.planes.iter().for_each(|plane| plane.rigid.save(out));
+            path.planes.iter().flat_map(|plane| &plane.axial).for_each(|axial| axial.save(out));
             let _ = postcard::to_io(&path.histogram, &mut *out);
         }
         let _ = self.activity.save(out);
@@ -114,6 +115,10 @@ impl Engine {
             for plane in &mut path.planes {
                 let used = plane.rigid.load(rest)?;
                 rest = rest.get(used..).ok_or(EngineStateError::Parts("registration"))?;
+            }
+            path.settle_depth();
+            for axial in path.planes.iter_mut().flat_map(|plane| &mut plane.axial) {
+                rest = axial.load(rest)?;
             }
             let (histogram, after): (Vec<u64>, &[u8]) = postcard::take_from_bytes(rest)?;
             if histogram.len() != path.histogram.len() {

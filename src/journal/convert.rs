@@ -101,6 +101,10 @@ fn warning_text(id: u64) -> &'static str {
         crate::engine::WARNING_TEMPLATE_LOST => {
             "the template was not yet on the disk when the service ended: take another baseline"
         }
+        crate::engine::WARNING_Z_DRIFT => {
+            "the brain has drifted in depth by more than register.z_warning_um (value: by how many um, towards later \
+             slices): refocus, or stop"
+        }
         crate::engine::WARNING_NO_REFERENCE => {
             "the ROIs have no reference image: their place on today's image is unchecked"
         }
@@ -125,6 +129,7 @@ fn decision_record(d: &Decision) -> v1::DecisionRecord {
         offset_score: d.offset.map_or(-1.0, |o| o.score),
         offset_trusted: d.offset.is_some_and(|o| o.trusted),
         odd_lines_px: d.odd_lines_px,
+        z_drift_um: d.z_drift_um,
         detector_offset_counts: d.detector_offset_counts,
         f_counts: d.f.clone(),
         f_neuropil_counts: d.f_neuropil.clone(),
@@ -249,6 +254,7 @@ pub fn input_of<'a>(
                 trusted: decision.offset_trusted,
             }),
             odd_lines_px: decision.odd_lines_px,
+            z_drift_um: decision.z_drift_um,
             detector_offset_counts: decision.detector_offset_counts,
             f: &decision.f_counts,
             f_neuropil: &decision.f_neuropil_counts,
@@ -453,6 +459,7 @@ pub fn roi_set_record(set: &RoiSet) -> v1::RoiSetRecord {
             .iter()
             .map(|of_plane| v1::PlaneTemplate { plane: of_plane.plane, image: Some(image_record(&of_plane.image)) })
             .collect(),
+        z_stack: set.z_stack.iter().map(image_record).collect(),
     }
 }
 
@@ -490,6 +497,7 @@ pub fn roi_set_of(r: &v1::RoiSetRecord) -> RoiSet {
         reference,
         reference_kind,
         templates: r.templates.iter().filter_map(template).collect(),
+        z_stack: r.z_stack.iter().map(image_of).collect(),
         source: r.source.clone(),
     }
 }

@@ -19,6 +19,7 @@ pub mod diff;
 mod directory;
 #[allow(clippy::disallowed_types, reason = "the buffer between the MCAP writer and its file; one thread has both ends")]
 mod file;
+mod images;
 pub mod inspect;
 mod kept_pixels;
 mod pixels;
@@ -30,7 +31,6 @@ mod seal;
 #[allow(clippy::disallowed_types, reason = "the last error is text; the real-time thread never sees it")]
 mod status;
 mod summary;
-mod templates;
 mod verify;
 mod writer;
 
@@ -40,6 +40,7 @@ pub use convert::{
 };
 pub use diff::{Comparison, diff};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
+pub use images::{ImageError, with_images};
 pub use inspect::{Counters, DamageFound, Inspection, Segment, inspect};
 pub use kept_pixels::{Found, KeptPixels};
 pub use pixels::{Kept, PixelsError, pack, unpack, unpack_boxes};
@@ -49,7 +50,6 @@ pub use resume::{ResumeError, ResumePoint, resume};
 pub use scan::{Scan, scan};
 pub use status::RecordStatus;
 pub use summary::{Percentiles, Summary};
-pub use templates::{TemplateError, with_templates};
 pub use verify::{Difference, VerifyError, VerifyOptions, VerifyReport, engine_of, verify};
 pub use writer::{JournalItem, JournalWriter};
 

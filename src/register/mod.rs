@@ -15,6 +15,7 @@
 //!
 //! **Invariant**: this stage reads no clock, and `step` allocates nothing.
 
+mod axial;
 mod bank;
 mod filter;
 mod fit;
@@ -31,6 +32,7 @@ mod template;
 mod tests;
 mod wide;
 
+pub use axial::{Axial, AxialConfig, SLICES_MAX};
 pub use resample::resample;
 pub use rigid::Rigid;
 

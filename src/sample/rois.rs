@@ -65,6 +65,8 @@ pub struct RoiSet {
     pub reference_kind: ReferenceKind,
     /// Templates of another day, with which a session begins instead of making its own.
     pub templates: Vec<PlaneImage>,
+    /// Slices at rising depths, against which the depth is followed.
+    pub z_stack: Vec<Image>,
     /// The file, for messages and the journal.
     pub source: String,
 }
@@ -160,8 +162,8 @@ impl Default for RoiSet {
     /// No ROIs, on frames of no size.
     fn default() -> Self {
         let (geometry, source) = (Geometry::new(0, 0), "none".to_owned());
-        let (rois, templates) = (Vec::new(), Vec::new());
-        Self { geometry, rois, reference: None, reference_kind: ReferenceKind::None, templates, source }
+        let (rois, templates, z_stack) = (Vec::new(), Vec::new(), Vec::new());
+        Self { geometry, rois, reference: None, reference_kind: ReferenceKind::None, templates, z_stack, source }
     }
 }
 
@@ -182,7 +184,8 @@ impl RoiSet {
             rois.push(Roi { id, name: roi.name.unwrap_or_else(|| id.to_string()), plane: roi.plane, pixels });
         }
         let reference_kind = if reference.is_some() { ReferenceKind::Given } else { ReferenceKind::None };
-        let set = RoiSet { geometry, rois, reference, reference_kind, templates: Vec::new(), source };
+        let set =
+            RoiSet { geometry, rois, reference, reference_kind, templates: Vec::new(), z_stack: Vec::new(), source };
         set.check_reference()?;
         Ok(set)
     }
@@ -234,6 +237,7 @@ impl RoiSet {
         };
         self.reference = self.reference.map(turned);
         self.templates.iter_mut().for_each(|of_plane| of_plane.image = turned(of_plane.image.clone()));
+        self.z_stack = self.z_stack.into_iter().map(turned).collect();
         self
     }
 

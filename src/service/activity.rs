@@ -188,6 +188,7 @@ fn activity_of(step: &Published, wanted: &[u32]) -> Result<SubscribeActivityResp
         dy_px: pixels(d.dy_px),
         dx_px: pixels(d.dx_px),
         score: pixels(d.score),
+        z_drift_um: d.z_drift_um,
         rois,
     })
 }

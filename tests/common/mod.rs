@@ -80,6 +80,7 @@ pub fn rois(source: &SyntheticSource) -> RoiSet {
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
         templates: Vec::new(),
+        z_stack: Vec::new(),
         source: "synthetic".to_owned(),
     }
 }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use apical::engine::{Command, Input};
 use apical::frame::FrameSlot;
-use apical::journal::{SessionFiles, VerifyOptions, verify, with_templates};
+use apical::journal::{SessionFiles, VerifyOptions, verify, with_images};
 use apical::proto::v1::{self, EventKind};
 use apical::sample::RoiSet;
 use common::record::{Recording, recorded};
@@ -42,7 +42,7 @@ fn day2(folder: &Path, day1: &Path) -> (RoiSet, Vec<FrameSlot>, std::path::PathB
     let config = config(&[&format!("register.template={day1:?}"), "record.frames=\"all\""]);
     let (set, slots) = frames(&config, 320);
     let slots: Vec<FrameSlot> = slots.iter().map(moved).collect();
-    let set = with_templates(set, &config, &shape()).expect("day 1 has one");
+    let set = with_images(set, &config, &shape()).expect("day 1 has one");
     let mut driver = driver(&config, &set);
     let mut recording = Recording::create(folder, "day2", &config, &set, &driver);
     recording.play(&mut driver, &script(&slots), 100);
@@ -97,11 +97,10 @@ fn an_image_of_another_program_serves_as_well_and_what_does_not_is_named() {
     let (height, width) = (image.geometry.height_px as u32, image.geometry.width_px as u32);
     encoder.write_image::<tiff::encoder::colortype::Gray16>(width, height, &counts).unwrap();
     let named = |template: &Path, more: &str| config(&[&format!("register.template={template:?}"), more]);
-    let read = with_templates(set(), &named(&file, "stream.channel=0"), &shape()).unwrap();
+    let read = with_images(set(), &named(&file, "stream.channel=0"), &shape()).unwrap();
     assert_eq!((read.templates.len(), read.templates[0].plane), (1, 0));
     assert_eq!(read.templates[0].image.values[..3], counts[..3].iter().map(|&c| f32::from(c)).collect::<Vec<_>>()[..]);
-    let error =
-        |template: &Path, more| with_templates(set(), &named(template, more), &shape()).unwrap_err().to_string();
+    let error = |template: &Path, more| with_images(set(), &named(template, more), &shape()).unwrap_err().to_string();
     assert!(
         error(&file, "stream.plane=[0, 1]")
             .ends_with("mean.tif: 1 images, expected 2: one for each plane that is read")

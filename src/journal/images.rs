@@ -1,6 +1,7 @@
-//! Templates of another day: from a session's last snapshot, or from a TIFF.
+//! Images that a session begins with: templates of another day, from a session's last snapshot or from a TIFF, and a
+//! z-stack.
 //!
-//! In: `register.template`. Out: the same set of ROIs with an image for each plane that is read; the head of the new
+//! In: `register.template`, `register.z_stack`. Out: the same set of ROIs with these images; the head of the new
 //! session's journal holds them, so that nothing but the journal is needed to recompute it.
 
 use std::path::{Path, PathBuf};
@@ -13,9 +14,12 @@ use crate::frame::{FrameAssembly, FrameMeta, FrameRefusal, FrameSlot, Image, Str
 use crate::sample::{PlaneImage, RoiSet};
 use crate::source::{OpenOptions, Recording, RecordingError, open_recording};
 
-/// Why another day's template cannot be had.
+/// Images that are read of a file at most.
+const IMAGES_MAX: usize = 64;
+
+/// Why an image that the session should begin with cannot be had.
 #[derive(Debug, thiserror::Error)]
-pub enum TemplateError {
+pub enum ImageError {
     /// The session's journal cannot be read.
     #[error("register.template: {0}")]
     Session(#[from] JournalError),
@@ -47,15 +51,27 @@ pub enum TemplateError {
         plane: u32,
     },
     /// The TIFF cannot be read.
-    #[error("register.template: {0}")]
+    #[error(transparent)]
     Recording(#[from] RecordingError),
     /// A page of it cannot be read.
-    #[error("register.template: {}: {source}", path.display())]
+    #[error("{}: {source}", path.display())]
     Page {
         /// The file.
         path: PathBuf,
         /// What is wrong.
         source: FrameRefusal,
+    },
+    /// Values of ROIs.
+    #[error("{}: holds values of ROIs, expected a TIFF of images", path.display())]
+    NoImages {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A movie.
+    #[error("{}: more than {IMAGES_MAX} images, expected a mean image for each plane or slice", path.display())]
+    TooMany {
+        /// The file.
+        path: PathBuf,
     },
     /// Another number of images.
     #[error("register.template: {}: {got} images, expected {expected}: one for each plane that is read", path.display())]
@@ -69,22 +85,27 @@ pub enum TemplateError {
     },
 }
 
-/// The set with the templates that the configuration names, if it names any and the stream (`shape`) has pixels.
+/// The set with the templates and the z-stack that the configuration names, if any and the stream (`shape`) has pixels.
 ///
 /// # Errors
-/// They cannot be had; see [`TemplateError`].
-pub fn with_templates(mut set: RoiSet, config: &RigConfig, shape: &StreamShape) -> Result<RoiSet, TemplateError> {
-    let path = &config.register.template;
-    if path.as_os_str().is_empty() || shape.geometry().is_none() {
+/// They cannot be had; see [`ImageError`].
+pub fn with_images(mut set: RoiSet, config: &RigConfig, shape: &StreamShape) -> Result<RoiSet, ImageError> {
+    let register = &config.register;
+    if shape.geometry().is_none() {
         return Ok(set);
     }
-    let planes = config.stream.plane.as_slice();
-    set.templates = if path.is_dir() { of_session(path, planes)? } else { of_tiff(path, planes)? };
+    let (path, planes) = (&register.template, config.stream.plane.as_slice());
+    if !path.as_os_str().is_empty() {
+        set.templates = if path.is_dir() { of_session(path, planes)? } else { of_tiff(path, planes)? };
+    }
+    if !register.z_stack.as_os_str().is_empty() {
+        set.z_stack = images(&register.z_stack)?;
+    }
     Ok(set)
 }
 
 /// From the last state in a session's journal.
-fn of_session(path: &Path, planes: &[u32]) -> Result<Vec<PlaneImage>, TemplateError> {
+fn of_session(path: &Path, planes: &[u32]) -> Result<Vec<PlaneImage>, ImageError> {
     let files = SessionFiles::open(path)?;
     let (mut head, mut last) = (files.head()?, None);
     let read = files.read(|record| match record {
@@ -97,11 +118,11 @@ fn of_session(path: &Path, planes: &[u32]) -> Result<Vec<PlaneImage>, TemplateEr
         Ok(()) | Err(JournalError::Damaged { .. }) => {}
         Err(error) => return Err(error.into()),
     }
-    let none = |plane: u32| TemplateError::None { path: path.to_owned(), plane };
+    let none = |plane: u32| ImageError::None { path: path.to_owned(), plane };
     let Some((head, state)) = last else { return Err(none(planes.first().copied().unwrap_or(0))) };
     let mut engine =
-        engine_of(&head).map_err(|source| TemplateError::Head { path: path.to_owned(), source: Box::new(source) })?;
-    engine.load(&state).map_err(|source| TemplateError::State { path: path.to_owned(), source: Box::new(source) })?;
+        engine_of(&head).map_err(|source| ImageError::Head { path: path.to_owned(), source: Box::new(source) })?;
+    engine.load(&state).map_err(|source| ImageError::State { path: path.to_owned(), source: Box::new(source) })?;
     let of_plane = |&plane: &u32| {
         let image = engine.template(plane).ok_or_else(|| none(plane))?;
         Ok(PlaneImage { plane, image })
@@ -109,10 +130,19 @@ fn of_session(path: &Path, planes: &[u32]) -> Result<Vec<PlaneImage>, TemplateEr
     planes.iter().map(of_plane).collect()
 }
 
-/// From mean images, in counts as they are stored.
-fn of_tiff(path: &Path, planes: &[u32]) -> Result<Vec<PlaneImage>, TemplateError> {
+/// From mean images.
+fn of_tiff(path: &Path, planes: &[u32]) -> Result<Vec<PlaneImage>, ImageError> {
+    let images = images(path)?;
+    if images.len() != planes.len() {
+        return Err(ImageError::Count { path: path.to_owned(), got: images.len(), expected: planes.len() });
+    }
+    Ok(planes.iter().zip(images).map(|(&plane, image)| PlaneImage { plane, image }).collect())
+}
+
+/// Every page of a TIFF, in counts as they are stored.
+fn images(path: &Path) -> Result<Vec<Image>, ImageError> {
     let Recording::Frames(mut recording) = open_recording(path, &OpenOptions::default())? else {
-        return Err(TemplateError::Count { path: path.to_owned(), got: 0, expected: planes.len() });
+        return Err(ImageError::NoImages { path: path.to_owned() });
     };
     let (geometry, pixel_type) = (recording.header().geometry, recording.header().pixel_type);
     let mut assembly = FrameAssembly::new(geometry, pixel_type, recording.header().inverted);
@@ -120,13 +150,13 @@ fn of_tiff(path: &Path, planes: &[u32]) -> Result<Vec<PlaneImage>, TemplateError
     while recording.next(&mut bytes)?.is_some() {
         assembly
             .add(&StripMeta::whole(FrameMeta::default()), &bytes, &mut slot)
-            .map_err(|source| TemplateError::Page { path: path.to_owned(), source })?;
+            .map_err(|source| ImageError::Page { path: path.to_owned(), source })?;
         let bias = pixel_type.bias() as f32;
-        images.push(slot.samples.iter().map(|&sample| f32::from(sample) - bias).collect());
+        let values = slot.samples.iter().map(|&sample| f32::from(sample) - bias).collect();
+        images.push(Image { geometry, values });
+        if images.len() > IMAGES_MAX {
+            return Err(ImageError::TooMany { path: path.to_owned() });
+        }
     }
-    if images.len() != planes.len() {
-        return Err(TemplateError::Count { path: path.to_owned(), got: images.len(), expected: planes.len() });
-    }
-    let of_plane = |(&plane, values)| PlaneImage { plane, image: Image { geometry, values } };
-    Ok(planes.iter().zip(images).map(of_plane).collect())
+    Ok(images)
 }
