@@ -84,6 +84,7 @@ fn with_stack(folder: &Path) -> (RigConfig, RoiSet) {
         "register.z_average_frames=60".to_owned(),
         "register.z_warning_um=4.0".to_owned(),
         format!("baseline.frames={BASELINE}"),
+        "calibration.segments=50".to_owned(),
         "record.frames=\"all\"".to_owned(),
     ];
     let config = config(&more.iter().map(String::as_str).collect::<Vec<_>>());
