@@ -48,11 +48,11 @@ fn at_depth(depth_um: f64) -> Vec<f64> {
     image
 }
 
-/// The depth of a frame: at rest, then sinking to 6 um below it and coming back.
+/// The depth of a frame: at rest, then sinking to 4 um below it and coming back.
 fn depth_um(index: u64) -> f64 {
     match index {
         0..200 => REST_UM,
-        200..400 => REST_UM + 6.0,
+        200..400 => REST_UM + 4.0,
         _ => REST_UM + 1.0,
     }
 }
@@ -82,7 +82,7 @@ fn with_stack(folder: &Path) -> (RigConfig, RoiSet) {
         format!("register.z_stack={file:?}"),
         "register.z_step_um=2.0".to_owned(),
         "register.z_average_frames=60".to_owned(),
-        "register.z_warning_um=4.0".to_owned(),
+        "register.z_warning_um=3.0".to_owned(),
         format!("baseline.frames={BASELINE}"),
         "calibration.segments=50".to_owned(),
         "record.frames=\"all\"".to_owned(),
@@ -108,7 +108,7 @@ fn it_is_followed_and_warned_of_once_each_time() {
     play(&mut driver(&config, &set), &script(&slots), &mut steps);
     let drift = |index: u64| steps.0[index as usize + 1].decision.z_drift_um;
     assert_eq!(drift(BASELINE - 1), None);
-    for (index, expected) in [(199, 0.0), (399, 6.0), (599, 1.0)] {
+    for (index, expected) in [(199, 0.0), (399, 4.0), (599, 1.0)] {
         let found = drift(index).expect("it is known");
         assert!((found - expected).abs() < 0.6, "frame {index}: {found} um, expected {expected}");
     }
@@ -119,7 +119,7 @@ fn it_is_followed_and_warned_of_once_each_time() {
         .filter(|e| e.kind() == EventKind::Warning && e.id == WARNING_Z_DRIFT)
         .map(|e| (e.frame_index, e.value))
         .collect();
-    assert!(matches!(warnings[..], [(200..400, 4.0..5.0)]), "{warnings:?}");
+    assert!(matches!(warnings[..], [(200..400, 3.0..4.0)]), "{warnings:?}");
 }
 
 #[test]
