@@ -42,13 +42,14 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn ten_thousand_frames_allocate_nothing() {
     for phase in ["\"off\"", "\"estimate\""] {
-        ten_thousand_frames(&format!("register.bidirectional_phase={phase}"));
+        ten_thousand_frames(&[&format!("register.bidirectional_phase={phase}")]);
     }
+    ten_thousand_frames(&["register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"]);
 }
 
-fn ten_thousand_frames(more: &str) {
+fn ten_thousand_frames(more: &[&str]) {
     let deconvolution = ["activity.deconvolution=ar2", "activity.deconvolution_lag_frames=2"];
-    let config = config(&["limits.min_interval_ms=10.0", deconvolution[0], deconvolution[1], more]);
+    let config = config(&[&["limits.min_interval_ms=10.0", deconvolution[0], deconvolution[1]], more].concat());
     let distinct = 600;
     let (rois, slots) = frames(&config, distinct);
     let driver = driver(&config, &rois);

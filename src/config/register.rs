@@ -56,7 +56,7 @@ impl BidirectionalPhase {
     }
 }
 
-/// Configuration of the rigid registration.
+/// Configuration of the registration.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegisterConfig {
@@ -99,6 +99,15 @@ pub struct RegisterConfig {
     pub z_average_frames: u32,
     /// A drift of more than this from the template's depth is a warning, in um, above 0.
     pub z_warning_um: f64,
+    /// Piecewise-rigid: overlapping blocks of the frame are each refined from the frame's shift, as far as they can tell,
+    /// and masks follow the block around them. Shift, score and verdict of the frame stay what they are.
+    pub piecewise: bool,
+    /// Blocks from top to bottom, 1 to 16, each at least 16 rows apart; read where `piecewise` is on.
+    pub blocks_y: u32,
+    /// Blocks from left to right, 1 to 16, each at least 16 columns apart; read where `piecewise` is on.
+    pub blocks_x: u32,
+    /// How far a block may lie from the frame's shift, along each axis, in pixels, 0.5 to 4.
+    pub max_block_shift_px: f64,
     /// Use the processor's vector instructions where it has them. The results are the same bits either way.
     pub simd: bool,
 }
@@ -122,6 +131,10 @@ impl Default for RegisterConfig {
             z_step_um: 0.0,
             z_average_frames: 300,
             z_warning_um: 5.0,
+            piecewise: false,
+            blocks_y: 8,
+            blocks_x: 8,
+            max_block_shift_px: 3.0,
             simd: true,
         }
     }
@@ -145,9 +158,17 @@ impl RegisterConfig {
         range("z_step_um", self.z_step_um, 0.0, 1_000.0);
         range("z_average_frames", f64::from(self.z_average_frames), 1.0, 1e6);
         range("z_warning_um", self.z_warning_um, f64::MIN_POSITIVE, f64::MAX);
+        range("blocks_y", f64::from(self.blocks_y), 1.0, 16.0);
+        range("blocks_x", f64::from(self.blocks_x), 1.0, 16.0);
+        range("max_block_shift_px", self.max_block_shift_px, 0.5, 4.0);
         if !self.z_stack.as_os_str().is_empty() && self.z_step_um == 0.0 {
             violations
                 .push(format!("{section}.z_step_um: 0 with {section}.z_stack, expected the slices' distance in um"));
+        }
+        if self.piecewise && !self.enabled {
+            violations.push(format!(
+                "{section}.piecewise: true without registration, expected false, or {section}.enabled = true"
+            ));
         }
         let phase = self.bidirectional_phase;
         if phase.px().is_some_and(|px| !(-PHASE_MAX_PX..=PHASE_MAX_PX).contains(&px)) {
@@ -196,11 +217,14 @@ mod tests {
             min_reference_score: 7.0,
             min_rendered_reference_score: -0.1,
             bidirectional_phase: BidirectionalPhase::Px(-9.0),
+            blocks_y: 0,
+            blocks_x: 17,
+            max_block_shift_px: 9.0,
             ..RegisterConfig::default()
         };
         let mut violations = Vec::new();
         config.validate("register", &mut violations);
-        assert_eq!(violations.len(), 10);
+        assert_eq!(violations.len(), 13);
         assert!(violations.contains(&"register.min_score: -1, expected 0 to 1".to_string()));
     }
     #[test]

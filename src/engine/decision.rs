@@ -6,7 +6,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::input::Input;
-use crate::register::{FitVerdict, Registration, TemplateOffset};
+use crate::register::{BLOCKS_MAX, FitVerdict, Registration, TemplateOffset};
 use crate::task::{Calibration, Screen, TaskState};
 use crate::trigger::Intent;
 
@@ -258,6 +258,11 @@ pub struct Decision {
     pub odd_lines_px: f64,
     /// By how much the brain lies deeper than the frame's template, in um, where that is known.
     pub z_drift_um: Option<f64>,
+    /// How far each block of the frame lies below the frame's shift, in pixels, row after row of blocks; empty while
+    /// `register.piecewise` is off.
+    pub block_dy_px: Vec<f32>,
+    /// How far each block lies to the right of it, in pixels.
+    pub block_dx_px: Vec<f32>,
     /// The detector's offset in force, in counts.
     pub detector_offset_counts: f64,
     /// F of each ROI, in counts; empty on inputs that are no frames, as are the next six.
@@ -319,6 +324,8 @@ impl Decision {
             offset: None,
             odd_lines_px: 0.0,
             z_drift_um: None,
+            block_dy_px: Vec::with_capacity(BLOCKS_MAX),
+            block_dx_px: Vec::with_capacity(BLOCKS_MAX),
             detector_offset_counts: 0.0,
             f: Vec::with_capacity(roi_count),
             f_neuropil: Vec::with_capacity(roi_count),
@@ -359,20 +366,24 @@ impl Decision {
             std::mem::take(&mut self.z),
             std::mem::take(&mut self.rate),
             std::mem::take(&mut self.roi_valid),
+            std::mem::take(&mut self.block_dy_px),
+            std::mem::take(&mut self.block_dx_px),
         );
-        let empty = (Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new(), Vec::new());
         *self = Decision {
-            f: empty.0,
-            f_neuropil: empty.1,
-            f0: empty.2,
-            dff: empty.3,
-            z: empty.4,
-            rate: empty.5,
-            roi_valid: empty.6,
+            f: Vec::new(),
+            f_neuropil: Vec::new(),
+            f0: Vec::new(),
+            dff: Vec::new(),
+            z: Vec::new(),
+            rate: Vec::new(),
+            roi_valid: Vec::new(),
+            block_dy_px: Vec::new(),
+            block_dx_px: Vec::new(),
             calibration: Calibration::default(),
             ..*from
         };
-        (self.f, self.f_neuropil, self.f0, self.dff, self.z, self.rate, self.roi_valid) = lists;
+        let Self { f, f_neuropil, f0, dff, z, rate, roi_valid, block_dy_px, block_dx_px, .. } = &mut *self;
+        (*f, *f_neuropil, *f0, *dff, *z, *rate, *roi_valid, *block_dy_px, *block_dx_px) = lists;
         fill(&mut self.f, &from.f);
         fill(&mut self.f_neuropil, &from.f_neuropil);
         fill(&mut self.f0, &from.f0);
@@ -380,13 +391,15 @@ impl Decision {
         fill(&mut self.z, &from.z);
         fill(&mut self.rate, &from.rate);
         fill(&mut self.roi_valid, &from.roi_valid);
+        fill(&mut self.block_dy_px, &from.block_dy_px);
+        fill(&mut self.block_dx_px, &from.block_dx_px);
         self.calibration = calibration;
         if from.calibrated {
             self.calibration.copy_from(&from.calibration);
         }
     }
 
-    /// How far the masks were moved on the frame, down and right, in pixels.
+    /// How far the masks were moved on the frame, down and right, in pixels, before the blocks' shifts.
     pub fn moved_px(&self) -> (f64, f64) {
         self.registration.moved_px(self.offset)
     }

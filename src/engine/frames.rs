@@ -5,7 +5,7 @@ use super::{Engine, Event, EventKind, FrameVerdict, HISTOGRAM_BINS, Phase, Probe
 use super::{WARNING_NO_REFERENCE, WARNING_OFFSET, WARNING_TEMPLATE, WARNING_Z_DRIFT};
 use crate::activity::estimate_detector_offset;
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::register::{Axial, Registration};
+use crate::register::{Axial, BLOCKS_MAX, Registration};
 use crate::task::{TaskEvent, TaskInput, TaskOutput, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -26,9 +26,13 @@ impl Engine {
         if self.state.phase == Phase::Baseline && self.estimate_offset {
             path.observe(view.samples);
         }
+        let (block_dy_px, block_dx_px) = path.planes[place].rigid.block_shifts();
+        self.decision.block_dy_px.extend_from_slice(block_dy_px);
+        self.decision.block_dx_px.extend_from_slice(block_dx_px);
+        let blocks = (&self.decision.block_dy_px[..], &self.decision.block_dx_px[..]);
         let plane = &mut path.planes[place];
         let (offset, odd_lines_px) = (plane.rigid.offset(), plane.rigid.odd_lines_px());
-        plane.sampler.step_lines(&view, registration.moved_px(offset), odd_lines_px, &mut plane.samples);
+        plane.sample(&view, (&registration, offset), odd_lines_px, blocks);
         fill_own(&mut self.decision.f, self.state.roi_valid.len(), &plane.rois, |k| plane.samples.f[k]);
         if path.has_neuropil {
             let neuropil = &plane.samples.f_neuropil;
@@ -51,6 +55,8 @@ impl Engine {
         if sampled.f.len() != rois || sampled.f_neuropil.len() != if path.has_neuropil { rois } else { 0 } {
             return self.not_used();
         }
+        self.decision.block_dy_px.extend(sampled.block_dy_px.iter().take(BLOCKS_MAX));
+        self.decision.block_dx_px.extend(sampled.block_dx_px.iter().take(BLOCKS_MAX));
         let own = &path.planes[place].rois;
         fill_own(&mut self.decision.f, rois, own, |k| sampled.f[own[k] as usize]);
         if path.has_neuropil {
@@ -177,6 +183,8 @@ impl Engine {
         self.decision.verdict = FrameVerdict::NotUsed;
         self.decision.f.clear();
         self.decision.f_neuropil.clear();
+        self.decision.block_dy_px.clear();
+        self.decision.block_dx_px.clear();
     }
 
     /// Frames that never came: they count towards the trial's length, and decide nothing.

@@ -84,6 +84,10 @@ pub struct Sampled<'a> {
     pub odd_lines_px: f64,
     /// By how much the brain lay deeper than the template after this frame, in um, where that was known.
     pub z_drift_um: Option<f64>,
+    /// How far each block lay below the frame's shift, in pixels; empty while `register.piecewise` was off.
+    pub block_dy_px: &'a [f32],
+    /// How far each block lay to the right of it, in pixels.
+    pub block_dx_px: &'a [f32],
     /// The detector's offset in force after this frame, in counts.
     pub detector_offset_counts: f64,
     /// F of each ROI, in counts.

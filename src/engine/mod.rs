@@ -115,6 +115,9 @@ pub enum EngineError {
         /// The planes that are read.
         read: Vec<u32>,
     },
+    /// Frames too small for the blocks that were asked for.
+    #[error("{0}")]
+    Blocks(String),
     /// The masks cannot be sampled.
     #[error(transparent)]
     Sampler(#[from] SampleError),
@@ -370,26 +373,26 @@ impl Engine {
         self.decoder.ensembles()
     }
 
-    /// F and neuropil of the ROIs of a frame's plane, in counts, behind the places of these ROIs in the session's order:
-    /// its masks lie `moved_px` from where they were drawn, and odd lines `odd_lines_px` further right. The neuropil is
-    /// empty where none is measured. Changes nothing that a decision depends on. `None` without pixels.
+    /// F and neuropil of the ROIs of a frame's plane as it was registered, from the pixels in `slot` in place of those in
+    /// `sampled`, in counts, behind the places of these ROIs in the session's order. The neuropil is empty where none is
+    /// measured. Changes nothing that a decision depends on. `None` without pixels.
     pub fn sample_again(
         &mut self,
         slot: &crate::frame::FrameSlot,
-        moved_px: (f64, f64),
-        odd_lines_px: f64,
+        sampled: &Sampled<'_>,
     ) -> Option<(&[u32], &[f64], &[f64])> {
         let place = self.planes.iter().position(|&plane| plane == slot.meta.plane)?;
         let path = self.pixels.as_mut()?;
         let has_neuropil = path.has_neuropil;
         let plane = path.planes.get_mut(place)?;
-        plane.sampler.step_lines(&slot.view(), moved_px, odd_lines_px, &mut plane.samples);
+        let blocks = (sampled.block_dy_px, sampled.block_dx_px);
+        plane.sample(&slot.view(), (&sampled.registration, sampled.offset), sampled.odd_lines_px, blocks);
         let neuropil: &[f64] = if has_neuropil { &plane.samples.f_neuropil } else { &[] };
         Some((&plane.rois, &plane.samples.f, neuropil))
     }
 
-    /// Plane by plane the box around each ROI's mask and annulus, as they were drawn, with the columns to either side
-    /// that odd lines may need; none without pixels. Allocates.
+    /// Plane by plane the box around each ROI's mask and annulus, as they were drawn, with the rows and columns to either
+    /// side that odd lines and blocks may need; none without pixels. Allocates.
     pub fn roi_boxes(&self) -> Vec<(u32, PixelBox)> {
         let paths = self.pixels.iter().flat_map(|pixels| self.planes.iter().zip(&pixels.planes));
         paths.flat_map(|(&plane, path)| path.boxes().map(move |of_roi| (plane, of_roi))).collect()
@@ -418,6 +421,8 @@ impl Engine {
             list.clear();
         }
         d.roi_valid.clear();
+        d.block_dy_px.clear();
+        d.block_dx_px.clear();
         d.x = f64::NAN;
         d.sound_duration_s = 0.0;
         d.intents.clear();

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{EngineError, HISTOGRAM_BINS, HISTOGRAM_STRIDE};
 use crate::config::RigConfig;
-use crate::frame::Geometry;
-use crate::register::{Axial, AxialConfig, Rigid, TemplateOffset};
+use crate::frame::{FrameView, Geometry};
+use crate::register::{Axial, AxialConfig, BlockGrid, Registration, Rigid, TemplateOffset};
 use crate::sample::{PixelBox, PlaneImage, ReferenceKind, RoiSet, SampleBuffer, Sampler};
 
 /// The pixels' part of the way of a frame; absent where the microscope integrates ROIs itself.
@@ -36,8 +36,12 @@ pub(super) struct PlanePath {
     pub has_reference: bool,
     /// Its template is another day's, and stays.
     has_template: bool,
-    /// Columns by which odd lines may at most be read aside.
-    aside_px: u32,
+    /// Of each ROI on a frame whose blocks have shifts, in pixels.
+    shifts_px: Vec<(f64, f64)>,
+    /// Middle of each ROI's mask as it was drawn, row and column in pixels.
+    centres_px: Vec<(f64, f64)>,
+    /// Rows and columns by which a mask may at most be read aside of the frame's shift.
+    aside_px: (i32, i32),
 }
 
 impl PixelPath {
@@ -47,6 +51,9 @@ impl PixelPath {
         if rois.geometry != geometry {
             let (source_name, got) = (rois.source.clone(), rois.geometry);
             return Err(EngineError::Geometry { source_name, got, expected: geometry });
+        }
+        if let Some(wrong) = BlockGrid::too_close(&config.register, geometry) {
+            return Err(EngineError::Blocks(wrong));
         }
         let read = config.stream.plane.as_slice();
         let first = rois.rois.first().map(|roi| roi.plane);
@@ -180,7 +187,8 @@ impl PlanePath {
             rigid.load_template(image).map_err(|error| EngineError::Template { plane: *plane, error })?;
         }
         let mut sampler = Sampler::new(&config.sample, set)?;
-        let aside_px = config.register.bidirectional_phase.largest_px().ceil() as u32;
+        let block_px = rigid.block_grid().map_or(0, |grid| grid.limit_px().ceil() as i32);
+        let aside_px = (block_px, block_px + config.register.bidirectional_phase.largest_px().ceil() as i32);
         if config.register.bidirectional_phase.is_on() {
             sampler.keep_lines_apart();
         }
@@ -188,11 +196,13 @@ impl PlanePath {
         Ok(Self {
             rigid,
             axial: None,
-            sampler,
             samples,
             rois,
             has_reference,
             has_template: template.is_some(),
+            shifts_px: Vec::with_capacity(sampler.roi_count()),
+            centres_px: (0..sampler.roi_count()).map(|roi| sampler.centre_px(roi)).collect(),
+            sampler,
             aside_px,
         })
     }
@@ -206,13 +216,37 @@ impl PlanePath {
         }
     }
 
-    /// The box around each ROI's mask and annulus, with the columns that odd lines may need.
+    /// Samples a frame whose content and template lie as `lie` says: where blocks have shifts of their own, every ROI at
+    /// that of its middle.
+    pub fn sample(
+        &mut self,
+        view: &FrameView,
+        lie: (&Registration, Option<TemplateOffset>),
+        odd_lines_px: f64,
+        (block_dy_px, block_dx_px): (&[f32], &[f32]),
+    ) {
+        let (registration, offset) = lie;
+        let moved_px = registration.moved_px(offset);
+        let Some(grid) = self.rigid.block_grid().filter(|grid| grid.fits(block_dy_px, block_dx_px)) else {
+            return self.sampler.step_lines(view, moved_px, odd_lines_px, &mut self.samples);
+        };
+        let template_px = (moved_px.0 - registration.dy_px, moved_px.1 - registration.dx_px);
+        self.shifts_px.clear();
+        for &(row, column) in &self.centres_px {
+            let (dy, dx) = grid.at(block_dy_px, block_dx_px, row + template_px.0, column + template_px.1);
+            self.shifts_px.push((moved_px.0 + dy, moved_px.1 + dx));
+        }
+        self.sampler.step_moved(view, &self.shifts_px, odd_lines_px, &mut self.samples);
+    }
+
+    /// The box around each ROI's mask and annulus, with the rows and columns that odd lines and blocks may need.
     pub fn boxes(&self) -> impl Iterator<Item = PixelBox> {
-        let aside_px = self.aside_px;
-        self.sampler.boxes().into_iter().map(move |PixelBox { rows, cols }| PixelBox {
-            rows,
-            cols: cols.start.saturating_sub(aside_px)..cols.end.saturating_add(aside_px),
-        })
+        let (y, x) = self.aside_px;
+        let wider = move |PixelBox { rows, cols }| PixelBox {
+            rows: rows.start - y..rows.end + y,
+            cols: cols.start - x..cols.end + x,
+        };
+        self.sampler.boxes().into_iter().map(wider)
     }
 }
 

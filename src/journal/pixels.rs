@@ -70,7 +70,7 @@ pub fn pack(slot: &FrameSlot, input_seq: u64, moved_px: (f64, f64), kept: &Kept)
 
 /// A box where the frame's shift has it, within the frame.
 fn moved(rest: &PixelBox, moved_px: (f64, f64), height_px: u32, width_px: u32) -> Option<v1::FramePatch> {
-    let along = |range: &std::ops::Range<u32>, by_px: f64, size: u32| {
+    let along = |range: &std::ops::Range<i32>, by_px: f64, size: u32| {
         let by = if by_px.is_finite() { by_px.floor() as i64 } else { 0 };
         let start = (i64::from(range.start) + by - MARGIN_PX).clamp(0, i64::from(size)) as u32;
         let end = (i64::from(range.end) + by + 1 + MARGIN_PX).clamp(0, i64::from(size)) as u32;

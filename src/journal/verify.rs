@@ -322,8 +322,7 @@ impl Verifier {
         if d.f_counts.is_empty() || ends_baseline {
             return None;
         }
-        let moved_px = sampled.registration.moved_px(sampled.offset);
-        let (rois, f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, moved_px, d.odd_lines_px)?;
+        let (rois, f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, sampled)?;
         let same = |found: &[f64], recorded: &[f64]| {
             let recorded = rois.iter().take(found.len()).map(|&roi| recorded.get(roi as usize).map(|v| v.to_bits()));
             found.iter().map(|v| Some(v.to_bits())).eq(recorded)

@@ -68,7 +68,7 @@ impl Filters {
     }
 
     /// Response of weight image `i` at the lag of place `k` to noise of variance 1, of which `blur` went to neighbours.
-    fn noise_share(&self, i: usize, k: usize, blur: f64) -> f64 {
+    pub(super) fn noise_share(&self, i: usize, k: usize, blur: f64) -> f64 {
         (1.0 - blur) * self.noise[i][k] + blur * self.beside[i][k]
     }
 
@@ -141,6 +141,9 @@ fn band_rows(geometry: Geometry, margin: Margin, band: usize) -> std::ops::Range
     clip(band * height / BANDS)..clip((band + 1) * height / BANDS)
 }
 
+/// Responses of the three weight images to a displaced template, lag by lag.
+pub(super) type Responses = [[f64; LAGS * LAGS]; 3];
+
 /// What one window expects of a frame.
 #[derive(Debug, Clone, Default)]
 struct Table {
@@ -148,7 +151,7 @@ struct Table {
     /// Sums of the weights.
     weight_sums: [f64; 3],
     /// Responses at the 25 lags, mean taken off, noise subtracted, in counts times weight.
-    responses: [[f64; LAGS * LAGS]; 3],
+    responses: Responses,
     /// For each band: pixels, sum of w0, response of w0 at lag 0 (mean taken off within the band), energy.
     bands: [Band; BANDS],
 }
@@ -179,12 +182,24 @@ pub(super) struct Solution {
     pub gain: f64,
 }
 
+/// In what the images of a bank are counted.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Units {
+    /// Counts a step of the quantised image.
+    pub image: f64,
+    /// Steps of each weight image per unit of it.
+    pub weights: [f64; 3],
+    /// Variance of white noise in the image, in counts squared.
+    pub noise: f64,
+}
+
 /// The precomputed images and tables of one template.
 pub(super) struct Bank {
     geometry: Geometry,
     margins: Vec<Margin>,
     weights: [Vec<i8>; 3],
     quantised: Vec<u16>,
+    units: Units,
     tables: Vec<Table>,
     lines: Lines,
 }
@@ -197,6 +212,7 @@ impl Bank {
             margins: margins.to_vec(),
             weights: [(); 3].map(|()| vec![0; count]),
             quantised: vec![0; count],
+            units: Units::default(),
             tables: vec![Table::default(); margins.len()],
             lines: Lines::default(),
         }
@@ -219,6 +235,7 @@ impl Bank {
             scales[k] = quantise_weights(source, target);
         }
         let unit = quantise_image(image, &mut self.quantised);
+        self.units = Units { image: unit, weights: scales, noise: noise_variance };
         for window in 0..self.margins.len() {
             let mut table = self.measure_table(path, window, unit);
             for (i, (responses, scale)) in table.responses.iter_mut().zip(scales).enumerate() {
@@ -240,6 +257,16 @@ impl Bank {
     /// The image itself as samples, for registering it to another bank.
     pub(super) fn as_plane(&self) -> Plane<'_> {
         Plane { samples: &self.quantised, width: self.geometry.width_px, saturation: u16::MAX }
+    }
+
+    /// In what the images are counted.
+    pub(super) fn units(&self) -> Units {
+        self.units
+    }
+
+    /// How odd lines are read.
+    pub(super) fn lines(&self) -> Lines {
+        self.lines
     }
 
     /// The weight images.
@@ -307,20 +334,26 @@ impl Bank {
         let mut measured = Measured { window, ..Measured::default() };
         for (k, moments) in measured.bands.iter_mut().enumerate() {
             let rows = band_rows(self.geometry, self.margins[window], k);
-            if odd == 0 {
-                kernel::accumulate(path, plane, &self.weights, &self.region(window, rows, lag), moments);
-                continue;
-            }
-            for first in rows.start..rows.end.min(rows.start + 2) {
-                let aside = if (first as i32 + lag.0).rem_euclid(2) == 1 { odd } else { 0 };
-                let region = self.region(window, first..rows.end, (lag.0, lag.1 + aside));
-                kernel::accumulate(path, plane, &self.weights, &Region { step: 2, ..region }, moments);
-            }
+            self.accumulate(path, plane, &self.region(window, rows, lag), odd, moments);
         }
         for moments in &measured.bands {
             measured.all.add(moments);
         }
         measured
+    }
+
+    /// Adds the sums of a region whose odd lines are read `odd` columns further right.
+    pub(super) fn accumulate(&self, path: Path, plane: Plane, region: &Region, odd: i32, out: &mut Moments) {
+        if odd == 0 {
+            return kernel::accumulate(path, plane, &self.weights, region, out);
+        }
+        let rows = &region.rows;
+        for first in rows.start..rows.end.min(rows.start + 2) {
+            let aside = if (first as i32 + region.lag_y).rem_euclid(2) == 1 { odd } else { 0 };
+            let (rows, lag_x) = (first..rows.end, region.lag_x + aside);
+            let every_other = Region { rows, step: 2, columns: region.columns.clone(), lag_x, ..*region };
+            kernel::accumulate(path, plane, &self.weights, &every_other, out);
+        }
     }
 
     /// One pass over the frame at a whole-pixel lag, which must be within the largest shift.
@@ -364,7 +397,7 @@ impl Bank {
             return Solution::default();
         }
         for _ in 0..12 {
-            let e = table.expect(dy, dx);
+            let e = expect(&table.responses, dy, dx);
             let r = [m[1] * e[0].value - m[0] * e[1].value, m[2] * e[0].value - m[0] * e[2].value];
             let a = m[1] * e[0].dy - m[0] * e[1].dy;
             let b = m[1] * e[0].dx - m[0] * e[1].dx;
@@ -382,38 +415,37 @@ impl Bank {
                 break;
             }
         }
-        let expected = table.expect(dy, dx)[0].value;
+        let expected = expect(&table.responses, dy, dx)[0].value;
         Solution { dy, dx, gain: if expected > 0.0 { m[0] / expected } else { 0.0 } }
     }
 }
 
 /// A response and its derivatives.
 #[derive(Clone, Copy, Default)]
-struct Expected {
-    value: f64,
-    dy: f64,
-    dx: f64,
+pub(super) struct Expected {
+    pub value: f64,
+    pub dy: f64,
+    pub dx: f64,
 }
 
-impl Table {
-    fn expect(&self, dy: f64, dx: f64) -> [Expected; 3] {
-        let (ly, sy) = lagrange(dy);
-        let (lx, sx) = lagrange(dx);
-        let mut expected = [Expected::default(); 3];
-        for (e, responses) in expected.iter_mut().zip(&self.responses) {
-            for (row, (vy, gy)) in responses.chunks_exact(LAGS).zip(ly.iter().zip(&sy)) {
-                let (mut value, mut slope) = (0.0, 0.0);
-                for ((response, vx), gx) in row.iter().zip(&lx).zip(&sx) {
-                    value += vx * response;
-                    slope += gx * response;
-                }
-                e.value += vy * value;
-                e.dy += gy * value;
-                e.dx += vy * slope;
+/// The three responses to a template displaced by (dy, dx).
+pub(super) fn expect(responses: &Responses, dy: f64, dx: f64) -> [Expected; 3] {
+    let (ly, sy) = lagrange(dy);
+    let (lx, sx) = lagrange(dx);
+    let mut expected = [Expected::default(); 3];
+    for (e, responses) in expected.iter_mut().zip(responses) {
+        for (row, (vy, gy)) in responses.chunks_exact(LAGS).zip(ly.iter().zip(&sy)) {
+            let (mut value, mut slope) = (0.0, 0.0);
+            for ((response, vx), gx) in row.iter().zip(&lx).zip(&sx) {
+                value += vx * response;
+                slope += gx * response;
             }
+            e.value += vy * value;
+            e.dy += gy * value;
+            e.dx += vy * slope;
         }
-        expected
     }
+    expected
 }
 
 /// Values and derivatives at `t` of the five quartics that are 1 at one of -2, -1, 0, 1, 2 and 0 at the others.
@@ -438,7 +470,7 @@ pub(super) fn lagrange(t: f64) -> ([f64; LAGS], [f64; LAGS]) {
 
 /// Responses to a content of which half lies `by` to the left and half as much to the right: even and odd lines that
 /// are measured at whole pixels.
-fn spread(responses: &mut [f64; LAGS * LAGS], by: f64) {
+pub(super) fn spread(responses: &mut [f64; LAGS * LAGS], by: f64) {
     for row in responses.chunks_exact_mut(LAGS) {
         let mut spread = [0.0; LAGS];
         for (k, value) in spread.iter_mut().enumerate() {

@@ -66,6 +66,16 @@ impl Rigid {
         self.bank.gain_at_lag(&measured) * self.norm(&measured, 0)
     }
 
+    /// Measures a frame's tiles again where the last one lay, whole and in strips that begin at `cuts`.
+    #[cfg(test)]
+    pub(super) fn blocks_do_not_depend_on_strips(&mut self, frame: &FrameView, cuts: &[usize]) {
+        let plane = Plane { samples: frame.samples, width: self.geometry.width_px, saturation: frame.saturation };
+        let lag = self.clamp((self.record.shift.0.round() as i32, self.record.shift.1.round() as i32));
+        if let Some(blocks) = &mut self.blocks {
+            blocks.check_strips(self.path, &self.bank, plane, lag, cuts);
+        }
+    }
+
     /// What turns a contrast into a score: the whole frame's (0) or a band's (1 to 8).
     pub(super) fn norm(&self, measured: &Measured, which: usize) -> f64 {
         let record = &self.record;

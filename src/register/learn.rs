@@ -128,6 +128,9 @@ impl Rigid {
     pub(super) fn build_template(&mut self) {
         self.bank.build(self.path, &mut self.filters, &self.mean, self.record.template_noise, self.phase.lines());
         self.wide.store(self.filters.band(), &mut self.spectrum);
+        if let Some(blocks) = &mut self.blocks {
+            blocks.build(self.path, &self.bank, &self.filters, self.record.frames);
+        }
     }
 
     pub(super) fn build_reference(&mut self) {

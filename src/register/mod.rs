@@ -17,6 +17,9 @@
 
 mod axial;
 mod bank;
+mod blocks;
+#[cfg(test)]
+mod blocks_tests;
 mod filter;
 mod fit;
 mod kernel;
@@ -24,8 +27,10 @@ mod learn;
 #[cfg(test)]
 mod lines_tests;
 mod phase;
+mod piecewise;
 mod resample;
 mod rigid;
+mod shrink;
 mod state;
 mod template;
 #[cfg(test)]
@@ -33,6 +38,7 @@ mod tests;
 mod wide;
 
 pub use axial::{Axial, AxialConfig, SLICES_MAX};
+pub use blocks::{BLOCKS_MAX, BlockGrid};
 pub use resample::resample;
 pub use rigid::Rigid;
 

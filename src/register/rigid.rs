@@ -20,10 +20,11 @@ use super::fit::Fit;
 use super::kernel::{Path, Plane};
 use super::learn::CONTRAST_MIN;
 use super::phase::LinePhase;
+use super::piecewise::Piecewise;
 use super::state::{Reader, Record, load_values, save_values};
 use super::template::Accumulator;
 use super::wide::Wide;
-use super::{FitVerdict, RegisterError, Registration, TemplateOffset};
+use super::{BlockGrid, FitVerdict, RegisterError, Registration, TemplateOffset};
 use crate::config::register::RegisterConfig;
 use crate::frame::{FrameView, Geometry, Image};
 
@@ -49,6 +50,7 @@ pub struct Rigid {
     pub(super) mean: Vec<f32>,
     pub(super) accumulator: Accumulator,
     pub(super) phase: LinePhase,
+    pub(super) blocks: Option<Piecewise>,
     pub(super) reference_bank: Bank,
     pub(super) reference_spectrum: Vec<Complex<f32>>,
     pub(super) reference: Vec<f32>,
@@ -77,6 +79,7 @@ impl Rigid {
             mean: vec![0.0; count],
             accumulator: Accumulator::new(count, geometry.width_px, config.bidirectional_phase.is_on()),
             phase: LinePhase::new(config.bidirectional_phase, geometry, sigma, max_x),
+            blocks: Piecewise::new(config, geometry),
             reference_bank: Bank::new(geometry, &margins),
             reference_spectrum: wide.spectrum(),
             reference: vec![0.0; count],
@@ -91,6 +94,7 @@ impl Rigid {
         self.record = Record { size: old.size, reference: old.reference, baseline: true, ..Record::default() };
         self.accumulator.clear();
         self.phase.begin();
+        self.blocks.iter_mut().for_each(Piecewise::rest);
     }
 
     /// Ends the baseline: the template is the mean of its good frames from now on.
@@ -128,6 +132,17 @@ impl Rigid {
         self.phase.px
     }
 
+    /// How far each block lay beyond the shift of the last frame whose shift was believed, down and right, in pixels, in
+    /// the order of [`BlockGrid`]; empty while `register.piecewise` is off.
+    pub fn block_shifts(&self) -> (&[f32], &[f32]) {
+        self.blocks.as_ref().map_or((&[], &[]), |blocks| (&blocks.dy, &blocks.dx))
+    }
+
+    /// Where the blocks lie; `None` while `register.piecewise` is off.
+    pub fn block_grid(&self) -> Option<&BlockGrid> {
+        self.blocks.as_ref().map(|blocks| &blocks.grid)
+    }
+
     /// The template in counts, if there is one. Allocates.
     pub fn template(&self) -> Option<Image> {
         self.record.template.then(|| Image { geometry: self.geometry, values: self.mean.clone() })
@@ -156,6 +171,7 @@ impl Rigid {
         self.record =
             Record { size: old.size, reference: old.reference, template: true, learning: true, ..Record::default() };
         self.mean.copy_from_slice(&image.values);
+        self.blocks.iter_mut().for_each(Piecewise::rest);
         self.build_template();
         self.update_offset();
         Ok(())
@@ -187,6 +203,7 @@ impl Rigid {
         let plane = Plane { samples: frame.samples, width: self.geometry.width_px, saturation: frame.saturation };
         if self.record.template {
             let (registration, fit) = self.register(plane);
+            self.refine_blocks(plane, &registration);
             match registration.verdict {
                 FitVerdict::Good => self.take_good(plane, &registration, &fit),
                 FitVerdict::LowScore if self.starts_anew() => {
@@ -211,6 +228,7 @@ impl Rigid {
         if self.phase.is_on() {
             out.extend_from_slice(&self.phase.px.to_le_bytes());
         }
+        self.blocks.iter().for_each(|blocks| blocks.save(out));
         if self.record.template {
             save_values(&self.mean, out);
         }
@@ -240,6 +258,7 @@ impl Rigid {
                 return Err(RegisterError::BadState { why: "its phase of odd lines is out of range", got, expected });
             }
         }
+        let blocks = self.blocks.as_ref().map(|blocks| blocks.check(&mut reader)).transpose()?;
         let count = self.geometry.count();
         let (images, sums) =
             (usize::from(record.template) + usize::from(record.reference), self.accumulator.saved_len());
@@ -249,6 +268,9 @@ impl Rigid {
             return Err(RegisterError::BadState { why: "it is cut short", got: bytes.len(), expected });
         }
         self.phase.px = phase_px;
+        if let (Some(blocks), Some(saved)) = (&mut self.blocks, blocks) {
+            blocks.load(saved);
+        }
         if record.template {
             load_values(&mut reader, &mut self.mean)?;
         }
@@ -292,6 +314,15 @@ impl Rigid {
     pub(super) fn held(&self, verdict: FitVerdict, score: f64) -> Registration {
         let (dy_px, dx_px) = self.record.shift;
         Registration { dy_px, dx_px, score, verdict, reacquired: false }
+    }
+
+    /// Refines the blocks, before the frame itself becomes part of the template.
+    fn refine_blocks(&mut self, plane: Plane, registration: &Registration) {
+        let (dy, dx) = (registration.dy_px, registration.dx_px);
+        let lag = self.clamp((dy.round() as i32, dx.round() as i32));
+        if let (Some(blocks), FitVerdict::Good | FitVerdict::Jump) = (&mut self.blocks, registration.verdict) {
+            blocks.refine(self.path, &self.bank, plane, lag, (dy, dx));
+        }
     }
 
     /// The frame's verdict and fit; moves the tracker when the frame deserves it.

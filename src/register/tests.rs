@@ -37,6 +37,27 @@ impl Scene {
         Self { geometry: Geometry::new(height_px, width_px), blobs }
     }
 
+    /// Light at every pixel where the content seen at (row, column) lies `moved(row, column)` from its place at rest.
+    pub(super) fn light_moved(&self, moved: &dyn Fn(f64, f64) -> (f64, f64)) -> Vec<f64> {
+        let Geometry { height_px, width_px } = self.geometry;
+        let mut light = vec![0.3; self.geometry.count()];
+        let shifts: Vec<(f64, f64)> =
+            (0..light.len()).map(|i| moved((i / width_px) as f64, (i % width_px) as f64)).collect();
+        for &(row, column, amplitude) in &self.blobs {
+            let reach = |at: f64, size: usize| (at - 16.0).max(0.0) as usize..((at + 17.0).max(0.0) as usize).min(size);
+            for r in reach(row, height_px) {
+                for c in reach(column, width_px) {
+                    let (dy, dx) = shifts[r * width_px + c];
+                    let d2 = (r as f64 - dy - row).powi(2) + (c as f64 - dx - column).powi(2);
+                    if d2 < 80.0 {
+                        light[r * width_px + c] += amplitude * (-d2 / 8.0).exp();
+                    }
+                }
+            }
+        }
+        light
+    }
+
     /// Light at every pixel with the content displaced; about 0.2 to 2.
     fn light(&self, dy: f64, dx: f64) -> Vec<f64> {
         let Geometry { height_px, width_px } = self.geometry;
@@ -55,12 +76,17 @@ impl Scene {
 
     /// Samples at `photons` per unit of light; 0 photons means no noise.
     pub(super) fn samples(&self, dy: f64, dx: f64, photons: f64, seed: u64) -> Vec<u16> {
+        Self::noisy(self.light(dy, dx), photons, seed)
+    }
+
+    /// Samples of light.
+    pub(super) fn noisy(light: Vec<f64>, photons: f64, seed: u64) -> Vec<u16> {
         let mut noise = Noise(seed.wrapping_mul(77_777) + 1);
         let mut sample = |light: f64| {
             let variance = if photons > 0.0 { light / photons } else { 0.0 };
             (1000.0 + 500.0 * (light + variance.sqrt() * noise.normal())).clamp(0.0, 65_535.0) as u16
         };
-        self.light(dy, dx).into_iter().map(&mut sample).collect()
+        light.into_iter().map(&mut sample).collect()
     }
 
     fn image(&self, dy: f64, dx: f64) -> Image {
@@ -77,7 +103,7 @@ pub(super) fn config() -> RegisterConfig {
 }
 
 /// A tracker after a baseline of 20 frames that move a little.
-fn ready(scene: &Scene, config: &RegisterConfig, photons: f64) -> Rigid {
+pub(super) fn ready(scene: &Scene, config: &RegisterConfig, photons: f64) -> Rigid {
     let mut rigid = Rigid::new(config, scene.geometry);
     rigid.begin_baseline();
     for t in 0..20u32 {

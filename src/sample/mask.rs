@@ -205,6 +205,21 @@ impl Mask {
         self.runs.iter().flat_map(|run| (0..run.len).map(|k| (run.row as u32, run.col as u32 + k)))
     }
 
+    /// Centre of weight at rest, row and column; (0, 0) without pixels.
+    pub fn centre_px(&self) -> (f64, f64) {
+        let (mut rows, mut cols, mut sum) = (0, 0, 0);
+        for run in &self.runs {
+            for k in 0..run.len {
+                let weight = self.weights.get((run.weights + k) as usize).map_or(1, |&weight| u64::from(weight));
+                rows += weight * run.row as u64;
+                cols += weight * (run.col as u64 + u64::from(k));
+                sum += weight;
+            }
+        }
+        let mean = |total: u64| if sum > 0 { total as f64 / sum as f64 } else { 0.0 };
+        (mean(rows), mean(cols))
+    }
+
     /// Rows of the mask at rest, `first..after the last`.
     pub fn rows(&self) -> Range<i32> {
         self.rows.clone()

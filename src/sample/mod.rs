@@ -19,6 +19,7 @@
 pub mod formats;
 mod gather;
 mod mask;
+mod moved;
 mod neuropil;
 mod rois;
 mod sampler;

@@ -17,6 +17,8 @@
 //! and odd lines are read `odd_lines_px` further right: each mask is then two, of its even and of its odd rows
 //! ([`Sampler::keep_lines_apart`]).
 //!
+//! Where parts of a frame moved differently, every ROI has a shift of its own ([`Sampler::step_moved`], `moved.rs`).
+//!
 //! The sampler remembers nothing from one frame to the next, so there is no state to save: `start`, `accumulate` for
 //! each strip, `finish`; or `step` for a whole frame. No allocation after construction.
 
@@ -85,39 +87,41 @@ impl SampleBuffer {
 /// A box of pixels.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PixelBox {
-    /// Rows, in pixels.
-    pub rows: Range<u32>,
-    /// Columns, in pixels.
-    pub cols: Range<u32>,
+    /// Rows, in pixels; with a margin it may begin above the frame.
+    pub rows: Range<i32>,
+    /// Columns, in pixels; with a margin it may begin left of the frame.
+    pub cols: Range<i32>,
 }
 
 /// One ROI as the kernel needs it.
 #[derive(Debug)]
-struct Probe {
+pub(super) struct Probe {
     id: u32,
-    mask: Mask,
-    annulus: Option<Mask>,
+    pub mask: Mask,
+    pub annulus: Option<Mask>,
 }
 
 /// A mask's even rows and its odd rows.
-type RowsApart = [Mask; 2];
+pub(super) type RowsApart = [Mask; 2];
 
 /// Masks and annuli of some ROIs of one plane.
 #[derive(Debug)]
 pub struct Sampler {
-    geometry: Geometry,
-    whole_pixel: bool,
-    probes: Vec<Probe>,
+    pub(super) geometry: Geometry,
+    pub(super) whole_pixel: bool,
+    pub(super) probes: Vec<Probe>,
     /// Rows that the masks and annuli cover at rest.
     rows: Range<i32>,
     /// Of each probe the mask and the annulus, where lines are kept apart.
-    rows_apart: Vec<(RowsApart, Option<RowsApart>)>,
+    pub(super) rows_apart: Vec<(RowsApart, Option<RowsApart>)>,
     // of the frame at hand
     shift: Option<Shift>,
     /// Where odd lines are read, when that is elsewhere.
     odd_shift: Option<Shift>,
     rows_seen: usize,
     sums: Vec<(Sums, Sums)>,
+    /// Where each ROI is read, and where on odd lines; empty while all have one shift.
+    pub(super) own: Vec<(Shift, Option<Shift>)>,
 }
 
 impl Sampler {
@@ -169,6 +173,7 @@ impl Sampler {
             geometry: set.geometry,
             whole_pixel: config.whole_pixel,
             sums: vec![Default::default(); probes.len()],
+            own: Vec::with_capacity(probes.len()),
             probes,
             rows,
             rows_apart: Vec::new(),
@@ -211,7 +216,8 @@ impl Sampler {
     pub fn boxes(&self) -> Vec<PixelBox> {
         let of_probe = |index: usize| {
             let pixels = self.mask_pixels(index).chain(self.annulus_pixels(index));
-            pixels.map(|(row, col)| PixelBox { rows: row..row + 1, cols: col..col + 1 }).reduce(|a, b| PixelBox {
+            let one = |at: u32| at as i32..at as i32 + 1;
+            pixels.map(|(row, col)| PixelBox { rows: one(row), cols: one(col) }).reduce(|a, b| PixelBox {
                 rows: a.rows.start.min(b.rows.start)..a.rows.end.max(b.rows.end),
                 cols: a.cols.start.min(b.cols.start)..a.cols.end.max(b.cols.end),
             })
@@ -248,6 +254,7 @@ impl Sampler {
     pub fn start(&mut self, dy_px: f64, dx_px: f64) {
         self.shift = Shift::quantised(dy_px, dx_px, self.whole_pixel);
         self.odd_shift = None;
+        self.own.clear();
         self.rows_seen = 0;
         self.sums.fill(Default::default());
     }
@@ -257,6 +264,9 @@ impl Sampler {
     pub fn rows_needed(&self) -> Range<usize> {
         let height = self.geometry.height_px as i32;
         let Some(shift) = self.shift else { return 0..0 };
+        if !self.own.is_empty() {
+            return self.rows_of_all();
+        }
         let start = (self.rows.start + shift.row).clamp(0, height);
         let end = (self.rows.end + shift.row + i32::from(shift.row_fraction > 0)).clamp(start, height);
         start as usize..end as usize
@@ -284,6 +294,12 @@ impl Sampler {
         if let Some(odd) = self.odd_shift {
             return self.accumulate_lines(&strip, odd);
         }
+        if !self.own.is_empty() {
+            let mut sums = std::mem::take(&mut self.sums);
+            self.accumulate_moved(&strip, &mut sums);
+            self.sums = sums;
+            return;
+        }
         let uncounted = Strip { saturation: None, ..strip };
         for (probe, (under_mask, under_annulus)) in self.probes.iter().zip(&mut self.sums) {
             probe.mask.accumulate(&strip, under_mask);
@@ -296,40 +312,19 @@ impl Sampler {
     /// The same line by line: of each mask the even and the odd rows, and of each of these the line under the shift's
     /// whole part and the one below it, where either may be an odd line of the frame.
     fn accumulate_lines(&mut self, strip: &Strip, odd: Shift) {
-        let even = strip.shift;
-        let add = |apart: &RowsApart, counted: bool, sums: &mut Sums| {
-            for (mask, parity) in apart.iter().zip(0..) {
-                for (below, weight) in [(0, FRACTION_ONE - even.row_fraction), (1, even.row_fraction)] {
-                    if weight == 0 {
-                        continue;
-                    }
-                    let row = even.row + below;
-                    let across = if (parity + row).rem_euclid(2) == 1 { odd } else { even };
-                    // a saturated sample counts in the nearer line
-                    let nearer = (below == 1) == (even.row_fraction >= FRACTION_ONE / 2);
-                    let line = Strip {
-                        shift: Shift { row, row_fraction: 0, ..across },
-                        saturation: strip.saturation.filter(|_| counted && nearer),
-                        ..*strip
-                    };
-                    let mut lines = Sums::default();
-                    mask.accumulate(&line, &mut lines);
-                    sums.add_lines(&lines, weight);
-                }
-            }
-        };
-        for ((mask, annulus), (under_mask, under_annulus)) in self.rows_apart.iter().zip(&mut self.sums) {
-            add(mask, true, under_mask);
-            if let Some(annulus) = annulus {
-                add(annulus, false, under_annulus);
-            }
+        for (apart, sums) in self.rows_apart.iter().zip(&mut self.sums) {
+            add_lines_apart(apart, strip, odd, sums);
         }
     }
 
     /// The mask pixels that stay inside, in even and in odd lines alike.
     fn inside(&self, shift: Shift) -> Inside {
+        self.inside_of(shift, self.odd_shift)
+    }
+
+    pub(super) fn inside_of(&self, shift: Shift, odd: Option<Shift>) -> Inside {
         let of = |shift| Inside::new(self.geometry.height_px, self.geometry.width_px, shift);
-        self.odd_shift.map_or(of(shift), |odd| of(shift).and(of(odd)))
+        odd.map_or(of(shift), |odd| of(shift).and(of(odd)))
     }
 
     /// Ends the frame. `bias` is the one of its [`FrameView`]. When rows are still missing, everything is NaN.
@@ -350,7 +345,10 @@ impl Sampler {
                 out.outside_pixels[k] = probe.mask.pixel_count;
                 continue;
             };
-            let inside = self.inside(shift);
+            let inside = match self.own.get(k) {
+                Some(&(shift, odd)) => self.inside_of(shift, odd),
+                None => self.inside(shift),
+            };
             let (mean, outside) = probe.mask.mean(under_mask, &inside);
             out.f[k] = mean - f64::from(bias);
             out.f_neuropil[k] = match &probe.annulus {
@@ -361,6 +359,41 @@ impl Sampler {
             out.outside_pixels[k] = outside;
         }
         self.shift = None;
+    }
+}
+
+/// What the strip holds of one ROI whose mask and annulus are kept as even and odd rows.
+pub(super) fn add_lines_apart(
+    (mask, annulus): &(RowsApart, Option<RowsApart>),
+    strip: &Strip,
+    odd: Shift,
+    (under_mask, under_annulus): &mut (Sums, Sums),
+) {
+    let even = strip.shift;
+    let add = |apart: &RowsApart, counted: bool, sums: &mut Sums| {
+        for (mask, parity) in apart.iter().zip(0..) {
+            for (below, weight) in [(0, FRACTION_ONE - even.row_fraction), (1, even.row_fraction)] {
+                if weight == 0 {
+                    continue;
+                }
+                let row = even.row + below;
+                let across = if (parity + row).rem_euclid(2) == 1 { odd } else { even };
+                // a saturated sample counts in the nearer line
+                let nearer = (below == 1) == (even.row_fraction >= FRACTION_ONE / 2);
+                let line = Strip {
+                    shift: Shift { row, row_fraction: 0, ..across },
+                    saturation: strip.saturation.filter(|_| counted && nearer),
+                    ..*strip
+                };
+                let mut lines = Sums::default();
+                mask.accumulate(&line, &mut lines);
+                sums.add_lines(&lines, weight);
+            }
+        }
+    };
+    add(mask, true, under_mask);
+    if let Some(annulus) = annulus {
+        add(annulus, false, under_annulus);
     }
 }
 

@@ -20,6 +20,8 @@ enum Of {
     Number(fn(&Frame) -> f64),
     /// One for each ROI.
     Numbers(fn(&Frame) -> &[f64]),
+    /// One for each block of the frame.
+    Blocks(fn(&Frame) -> &[f32]),
     Flags(fn(&Frame) -> &[bool]),
     /// A code, and what it is called.
     Code(fn(&Frame) -> i64, fn(i64) -> String),
@@ -52,6 +54,8 @@ pub(super) const FIELDS: &[Field] = &[
     number(Stage::Register, "z_drift_um", |f| f.decision.z_drift_um.unwrap_or(f64::NAN)),
     number(Stage::Register, "offset_score", |f| f.decision.offset_score),
     code(Stage::Register, "offset_trusted", |f| i64::from(f.decision.offset_trusted), yes),
+    Field { stage: Stage::Register, name: "block_dy_px", of: Of::Blocks(|f| &f.decision.block_dy_px) },
+    Field { stage: Stage::Register, name: "block_dx_px", of: Of::Blocks(|f| &f.decision.block_dx_px) },
     numbers(Stage::Sample, "f_counts", |f| &f.decision.f_counts),
     numbers(Stage::Sample, "f_neuropil_counts", |f| &f.decision.f_neuropil_counts),
     number(Stage::Activity, "detector_offset_counts", |f| f.decision.detector_offset_counts),
@@ -124,6 +128,7 @@ impl FieldTally {
                 self.numbers(&[a], &[b], |_, a, b| number(a, b, None))
             }
             Of::Numbers(of) => self.numbers(of(a), of(b), |roi, a, b| number(a, b, Some(roi))),
+            Of::Blocks(of) => self.numbers(of(a), of(b), |_, a, b| number(a, b, None)),
             Of::Flags(of) => {
                 let (a, b) = (of(a), of(b));
                 let roi = (0..a.len().max(b.len())).find(|&k| a.get(k) != b.get(k))?;
@@ -144,10 +149,15 @@ impl FieldTally {
     }
 
     /// Compares numbers one by one; one that is not there is none.
-    fn numbers(&mut self, a: &[f64], b: &[f64], place: impl Fn(u32, f64, f64) -> Place) -> Option<Place> {
+    fn numbers<N: Copy + Into<f64>>(
+        &mut self,
+        a: &[N],
+        b: &[N],
+        place: impl Fn(u32, f64, f64) -> Place,
+    ) -> Option<Place> {
         let (mut first, mut no_number) = (None, false);
         for k in 0..a.len().max(b.len()) {
-            let of = |list: &[f64]| list.get(k).copied().unwrap_or(f64::NAN);
+            let of = |list: &[N]| list.get(k).map_or(f64::NAN, |&number| number.into());
             let (a, b) = (of(a), of(b));
             if a.to_bits() == b.to_bits() || a.is_nan() && b.is_nan() {
                 continue;
