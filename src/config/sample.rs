@@ -11,13 +11,17 @@ pub enum SampleMode {
     Weighted,
     /// Every listed pixel counts the same: F is the plain mean.
     Plain,
+    /// As `weighted`, and where cells overlap, each is told from the others and from the background by non-negative
+    /// least squares: F is the weighted mean that the frame would give with that cell alone.
+    Demix,
 }
 
 /// Section `[sample]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleConfig {
-    /// Weights of the pixels of an ROI: `weighted` (those of the file) or `plain` (all 1). No unit.
+    /// Weights of the pixels of an ROI: `weighted` (those of the file), `plain` (all 1), or `demix` (those of the file,
+    /// with the light of overlapping cells told apart). No unit.
     pub mode: SampleMode,
     /// Round the shift to whole pixels (halves away from zero) before the masks are moved; otherwise it is rounded to
     /// 1/256 pixel and the masks move by bilinear weights. True or false.

@@ -16,11 +16,14 @@
 //!
 //! The stage itself ([`Sampler`]) reads no file and no clock; only the readers in [`formats`] touch the disk.
 
+mod demix;
 pub mod formats;
 mod gather;
 mod mask;
 mod moved;
 mod neuropil;
+mod nnls;
+mod overlap;
 mod rois;
 mod sampler;
 
