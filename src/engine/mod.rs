@@ -41,6 +41,7 @@ use self::planes::{PixelPath, Volume};
 use crate::activity::Activity;
 use crate::config::RigConfig;
 use crate::config::outputs::RewardDevice;
+use crate::config::sample::{NeuropilCoefficient, NeuropilWord};
 use crate::decode::feedback::Feedback;
 use crate::decode::{Decoder, EnsembleError, Ensembles};
 use crate::frame::{Geometry, PixelType};
@@ -246,8 +247,13 @@ impl Engine {
         let trial_frames = config.trial_frames();
         let window = config.activity.f0_window_frames(trial_frames);
         let baseline = config.baseline.frames as usize;
-        let mut activity = Activity::new(&config.activity, roi_count, window, baseline)
-            .with_neuropil(config.sample.neuropil_coefficient);
+        let activity = Activity::new(&config.activity, roi_count, window, baseline);
+        let mut activity = match config.sample.neuropil_coefficient {
+            NeuropilCoefficient::Share(share) => activity.with_neuropil(share),
+            NeuropilCoefficient::Word(NeuropilWord::Estimate) => {
+                activity.with_estimated_neuropil(config.activity.frame_rate_hz)
+            }
+        };
         let settings = activity.settings();
         let (offset, estimate_offset) = detector_offset(config, stream);
         activity.set_detector_offset(offset);

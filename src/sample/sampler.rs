@@ -441,6 +441,7 @@ pub(crate) fn sorted(roi: &Roi) -> Vec<(u32, u32, f32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::sample::NeuropilCoefficient;
     use crate::sample::rois::RawRoi;
     use proptest::prelude::*;
 
@@ -725,7 +726,7 @@ mod tests {
 
     #[test]
     fn a_coefficient_of_zero_makes_no_annuli() {
-        let config = SampleConfig { neuropil_coefficient: 0.0, ..SampleConfig::default() };
+        let config = SampleConfig { neuropil_coefficient: NeuropilCoefficient::Share(0.0), ..SampleConfig::default() };
         let mut sampler = Sampler::new(&config, &discs(3, 9)).unwrap();
         assert_eq!(sampler.annulus_pixels(0).count(), 0);
         assert_eq!(sampled(&mut sampler, &frame(1), 0.3, 0.3).f_neuropil, [0.0; 9]);
