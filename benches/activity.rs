@@ -103,6 +103,8 @@ fn step_voltage_96x200_20_cells(bencher: Bencher) {
         rois: masks.collect(),
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         source: String::new(),
     };
     assert_eq!(rois.rois.len(), 20);

@@ -70,6 +70,8 @@ fn step_512x512(bencher: Bencher, rois: usize) {
             .collect(),
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         source: String::new(),
     };
     let shape = StreamShape::Pixels {

@@ -8,8 +8,8 @@
 //!
 //! Piecewise-rigid: the same field of view without activity, its content moved by a known field on top of the same
 //! motion (shear by line time and a slow wave, together up to 2.5 px from the frame's shift), and not; errors of the
-//! local shift over 16 x 16 places in the frames that are not doubted, a constant offset removed, of the rigid shift and
-//! of 8 x 8 blocks.
+//! local shift over 16 x 16 places in the frames that are not doubted, a constant offset removed, of the rigid shift
+//! and of 8 x 8 blocks.
 //!
 //! `APICAL_MOVIE=DIR[:DIR..]` adds movies that `make_movie.py` wrote (`movie.tif`, `truth.npz`), from recorded anatomy,
 //! and those that `warp_movie.py` made of them, whose truth holds the local shifts as well.

@@ -6,7 +6,10 @@ mod common;
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
+use apical::config::sample::{SampleConfig, SampleMode};
 use apical::engine::{Command, FrameItem, Overload, Realtime, RealtimeSettings, rings};
+use apical::frame::{FrameView, Geometry};
+use apical::sample::{Roi, RoiPixel, RoiSet, SampleBuffer, Sampler};
 use common::{BASELINE_FRAMES, config, driver, frames};
 
 struct Counting;
@@ -92,4 +95,30 @@ fn ten_thousand_frames(more: &[&str]) {
     assert_eq!(decided, 10_000);
     assert!(rewards > 10 && snapshots >= 10, "{rewards} rewards, {snapshots} snapshots: the test saw too little");
     assert_eq!(taken, 0, "the frame loop allocated or freed memory");
+}
+
+#[test]
+fn demixing_allocates_nothing_also_at_the_border() {
+    let disc = |row: u32, col: u32| {
+        let near = (row - 5..row + 6).flat_map(|r| (col - 5..col + 6).map(move |c| (r, c)));
+        near.map(|(r, c)| RoiPixel { row: r, col: c, weight: (1 + r % 3) as f32 }).collect()
+    };
+    let roi = |(id, pixels)| Roi { id, name: String::new(), plane: 0, pixels };
+    let rois: Vec<Roi> = (0..8).map(|k| (k, disc(8 + 6 * k, 8 + 5 * k))).map(roi).collect();
+    let geometry = Geometry::new(64, 64);
+    let set = RoiSet { geometry, rois, ..RoiSet::default() };
+    let config = SampleConfig { mode: SampleMode::Demix, ..SampleConfig::default() };
+    let mut sampler = Sampler::new(&config, &set).expect("a sampler");
+    sampler.keep_lines_apart();
+    let mut out = SampleBuffer::new(8);
+    let mut samples: Vec<u16> = (0..64 * 64_u32).map(|k| (k * 7_919 % 1_009) as u16).collect();
+    let before = count();
+    for frame in 0..400_u16 {
+        samples[usize::from(frame)] += frame;
+        let view = FrameView { geometry, samples: &samples, bias: 0, saturation: 65_535 };
+        let px = f64::from(frame) / 10.0 - 20.0;
+        sampler.step_lines(&view, (px, -px / 3.0), 0.4, &mut out);
+    }
+    assert_eq!(count() - before, 0);
+    assert!(out.f[0].is_finite() && out.outside_pixels.iter().any(|&outside| outside > 0), "{out:?}");
 }

@@ -47,6 +47,8 @@ fn movie(phase_px: f64) -> Movie {
         rois: rois.collect(),
         reference: Some(even.reference()),
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         source: String::new(),
     };
     let mut movie = Movie { straight: Vec::new(), aside: Vec::new(), truth: Vec::new(), rois };

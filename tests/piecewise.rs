@@ -83,12 +83,19 @@ impl Field {
         let geometry = Geometry::new(SIZE, SIZE);
         let values = self.frame(0, &|_, _| (0.0, 0.0)).into_iter().map(f32::from).collect();
         let reference = Some(apical::frame::Image { geometry, values });
-        RoiSet { geometry, rois, reference, reference_kind: ReferenceKind::Given, source: String::new() }
+        RoiSet {
+            geometry,
+            rois,
+            reference,
+            reference_kind: ReferenceKind::Given,
+            source: String::new(),
+            ..RoiSet::default()
+        }
     }
 }
 
-/// Where the content seen at a place of frame `t` was moved from: from the baseline's end on lines move differently, and
-/// a slow wave comes on top, up to 1.5 px, different in every frame; `deform` of it.
+/// Where the content seen at a place of frame `t` was moved from: from the baseline's end on lines move differently,
+/// and a slow wave comes on top, up to 1.5 px, different in every frame; `deform` of it.
 fn moved(t: usize, deform: f64, row: f64, column: f64) -> (f64, f64) {
     let (deform, t, size) = (if t < BASELINE { 0.0 } else { deform }, t as f64, SIZE as f64);
     let rate = (0.9 * t).sin() * (row / size - 0.5);

@@ -30,7 +30,7 @@ async fn a_preview_is_the_frame_that_came_or_its_pixels_on_the_template() {
     let mut service = Service::start(config).await;
     let mut stream = service.open(&rois, header()).await;
     let mut activity = ActivityServiceClient::new(service.channel.clone());
-    let ask = |kind: PreviewKind| v1::GetPreviewRequest { kind: kind as i32 };
+    let ask = |kind: PreviewKind| v1::GetPreviewRequest { kind: kind as i32, plane: None };
 
     let none = activity.get_preview(ask(PreviewKind::Mean)).await.expect_err("there is no template yet");
     assert_eq!(none.code(), Code::FailedPrecondition);
@@ -46,7 +46,9 @@ async fn a_preview_is_the_frame_that_came_or_its_pixels_on_the_template() {
     for kind in [PreviewKind::Last, PreviewKind::Registered] {
         let mut asking = activity.clone();
         let mut preview =
-            tokio::spawn(async move { asking.get_preview(v1::GetPreviewRequest { kind: kind as i32 }).await });
+            tokio::spawn(
+                async move { asking.get_preview(v1::GetPreviewRequest { kind: kind as i32, plane: None }).await },
+            );
         // Frames come until the question, which is on its way, has been answered.
         let answer = loop {
             tokio::select! {

@@ -62,7 +62,7 @@ fn a_session_is_recomputed_from_its_pixels_and_from_any_snapshot() {
 fn boxes_around_the_rois_give_the_f_that_was_recorded() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = config(&["record.frames=\"rois\""]);
-    config.sample.neuropil_coefficient = 0.7;
+    config.sample.neuropil_coefficient = apical::config::sample::NeuropilCoefficient::Share(0.7);
     let session = recorded(folder.path(), "session", &config, FRAMES);
     let report = whole(&session, &VerifyOptions::default());
     assert_eq!((report.frames_from_pixels, report.frames_sampled_again > 880), (0, true), "{report:?}");

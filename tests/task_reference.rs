@@ -9,6 +9,7 @@
 mod outside;
 
 use apical::activity::Activity;
+use apical::config::sample::NeuropilCoefficient;
 use apical::config::{
     activity::ActivityConfig, calibration::CalibrationConfig, decode::DecodeConfig, sample::SampleConfig,
     task::TaskConfig,
@@ -151,8 +152,8 @@ fn json<T: for<'de> Deserialize<'de>>(name: &str) -> T {
 fn baseline(case: &Case, traces: &Traces) -> (Activity, Calibration, usize) {
     let rois = traces.f[0].len();
     let window_frames = case.activity.f0_window_frames(case.task.trial_frames);
-    let mut activity = Activity::new(&case.activity, rois, window_frames, case.baseline_frames)
-        .with_neuropil(case.sample.neuropil_coefficient);
+    let NeuropilCoefficient::Share(share) = case.sample.neuropil_coefficient else { panic!("expected a number") };
+    let mut activity = Activity::new(&case.activity, rois, window_frames, case.baseline_frames).with_neuropil(share);
     let mut frame = 0;
     while !activity.baseline_is_full() {
         activity.step(&traces.f[frame], &traces.fneu[frame], !traces.doubted[frame]);

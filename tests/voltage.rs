@@ -103,6 +103,8 @@ fn cells() -> RoiSet {
         rois: (0..20).map(|id| Roi { id, name: String::new(), plane: 0, pixels: pixels(id) }).collect(),
         reference: None,
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         source: String::new(),
     }
 }

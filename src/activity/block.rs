@@ -55,6 +55,7 @@ impl Activity {
         if self.head.running {
             return self.head.baseline_frames;
         }
+        self.estimate_neuropil();
         self.head.running = true;
         self.head.history_at = 0;
         self.undo_fading();
@@ -104,6 +105,22 @@ impl Activity {
         }
     }
 
+    /// Finds each ROI's share of its neuropil, and corrects the baseline anew.
+    fn estimate_neuropil(&mut self) {
+        let Head { roi_count, capacity_frames, baseline_frames: frames, offset_counts: offset, .. } = self.head;
+        let Some(estimate) = self.neuropil.as_mut().filter(|_| self.head.removes_neuropil) else { return };
+        for (roi, coefficient) in self.coefficients.iter_mut().enumerate().take(roi_count) {
+            let row = &mut self.block[roi * capacity_frames..][..frames];
+            *coefficient = estimate.coefficient(roi, row, self.coefficient);
+            let more = self.coefficient - *coefficient;
+            row.iter_mut().zip(estimate.row(roi, frames)).for_each(|(f, fneu)| *f += more * (fneu - offset));
+        }
+        if !self.settings.is_exponential() {
+            self.fill_windows();
+            (0..roi_count).for_each(|roi| self.head.f0[roi] = self.windows.percentile(roi));
+        }
+    }
+
     /// Fits each ROI's fading and takes it out of its baseline.
     fn undo_fading(&mut self) {
         if self.settings.bleaching == Bleaching::Off {
@@ -140,6 +157,7 @@ impl Activity {
         self.head.history_at = 0;
         self.head.raw_sum.fill(0.0);
         self.head.raw_frames = 0;
+        self.coefficients.fill(self.coefficient);
         self.head.floors.fill(self.settings.floor);
         self.windows.begin(self.settings.percentile);
         self.history.fill(f64::NAN);
@@ -187,6 +205,9 @@ impl Activity {
                 let last = self.block[roi * capacity_frames + frames - 1];
                 self.keep_baseline(roi, frames..frames + 1, last);
             }
+            if let Some(estimate) = &mut self.neuropil {
+                estimate.hold(frames);
+            }
             self.head.baseline_frames += 1;
         }
     }
@@ -203,7 +224,7 @@ impl Activity {
     }
 
     /// Takes a valid frame of the baseline into block, windows and F0.
-    pub(super) fn enter_baseline(&mut self) {
+    pub(super) fn enter_baseline(&mut self, fneu: &[f64]) {
         let capacity = self.head.capacity_frames;
         let waiting = std::mem::take(&mut self.head.doubted_first);
         let frames = self.head.baseline_frames + waiting;
@@ -212,6 +233,9 @@ impl Activity {
         }
         for roi in 0..self.head.roi_count {
             self.keep_baseline(roi, frames - waiting..frames + 1, self.f[roi]);
+        }
+        if let Some(estimate) = &mut self.neuropil {
+            estimate.keep(frames - waiting..frames + 1, fneu);
         }
         self.head.baseline_frames = frames + 1;
     }

@@ -4,7 +4,8 @@
 //! in detector counts, and whether registration trusts the frame. Out, for each ROI: the corrected F and F0 in
 //! counts, dF/F, the z-score, and whether the ROI is valid.
 //!
-//! - corrected `F = f - offset - coefficient * (fneu - offset)`;
+//! - corrected `F = f - offset - coefficient * (fneu - offset)`; the coefficient is given, or estimated for each ROI
+//!   when the baseline ends (`neuropil`): until then it is 0.7, and the baseline is corrected anew;
 //! - `F0(n)` = a percentile of F over the last frames, this one included (`running_percentile`), or over the
 //!   whole baseline (`baseline`), during the baseline over the frames that there have been; or an exponential
 //!   mean, which may be robust to transients (`exponential`, `robust`);
@@ -30,6 +31,7 @@
 mod autocovariance;
 mod baseline;
 mod block;
+mod neuropil;
 mod oasis;
 mod offset;
 mod percentile;
@@ -41,6 +43,7 @@ mod voltage;
 use crate::config::activity::ActivityConfig;
 pub use autocovariance::estimate_poles;
 pub use baseline::{BaselineBlock, BaselineScratch, baseline_signal, circular_dff, mean_sd, undo_fading, z_score};
+use neuropil::NeuropilEstimate;
 pub use oasis::{Deconvolver, HISTORY_FRAMES, Poles};
 pub use offset::estimate_detector_offset;
 pub use percentile::Windows;
@@ -136,7 +139,12 @@ struct Extras {
 #[derive(Debug, Clone)]
 pub struct Activity {
     settings: ActivitySettings,
+    /// As configured, and of every ROI during a baseline.
     coefficient: f64,
+    /// In force for each ROI.
+    coefficients: Vec<f64>,
+    /// Where the baseline tells them.
+    neuropil: Option<NeuropilEstimate>,
     floor_share: f64,
     scores: bool,
     head: Head,
@@ -172,6 +180,8 @@ impl Activity {
         Self {
             settings,
             coefficient: 0.0,
+            coefficients: vec![0.0; roi_count],
+            neuropil: None,
             floor_share: config.f0_floor_share,
             scores: config.z_score,
             head: Head {
@@ -208,7 +218,20 @@ impl Activity {
     /// Removes this share of the neuropil's F from every ROI's; 0, as at first, removes none.
     pub fn with_neuropil(mut self, coefficient: f64) -> Self {
         self.coefficient = coefficient;
+        self.coefficients.fill(coefficient);
         self
+    }
+
+    /// Removes from each ROI's F the share of its neuropil's that the baseline tells, 0 to 1; until its end, and where
+    /// it cannot be told, 0.7.
+    pub fn with_estimated_neuropil(self, frame_rate_hz: f64) -> Self {
+        let estimate = NeuropilEstimate::new(self.head.roi_count, self.head.capacity_frames, frame_rate_hz);
+        Self { neuropil: Some(estimate), ..self.with_neuropil(neuropil::USUAL) }
+    }
+
+    /// The share of its neuropil's F that is removed from each ROI's.
+    pub fn neuropil_coefficients(&self) -> &[f64] {
+        &self.coefficients
     }
 
     /// One frame. `f` and `fneu` hold a value for each ROI (missing ones are NaN; an empty `fneu`: no neuropil is
@@ -220,7 +243,7 @@ impl Activity {
         for (roi, corrected) in self.f.iter_mut().enumerate() {
             let mut value = f.get(roi).copied().unwrap_or(f64::NAN) - offset;
             if self.head.removes_neuropil {
-                value -= self.coefficient * (fneu.get(roi).copied().unwrap_or(f64::NAN) - offset);
+                value -= self.coefficients[roi] * (fneu.get(roi).copied().unwrap_or(f64::NAN) - offset);
             }
             // Adding 0 makes a negative zero positive, so that equal values have equal bits in the sorted windows.
             *corrected = value + 0.0;
@@ -240,7 +263,7 @@ impl Activity {
         match (self.head.running, valid) {
             (true, true) => self.enter_history(),
             (true, false) => {}
-            (false, true) => self.enter_baseline(),
+            (false, true) => self.enter_baseline(fneu),
             (false, false) => self.hold_baseline(),
         }
         for roi in 0..self.head.roi_count {

@@ -16,6 +16,11 @@ impl Activity {
             append(out, &self.history);
         }
         self.extras.save(out)?;
+        if let Some(estimate) = &self.neuropil {
+            postcard::to_io(&self.coefficients, &mut *out)?;
+            let frames = if running { 0 } else { baseline_frames };
+            (0..roi_count).for_each(|roi| append(out, estimate.row(roi, frames)));
+        }
         Ok(())
     }
 
@@ -57,7 +62,27 @@ impl Activity {
         self.head = head;
         self.fill_windows();
         let rest = self.extras.load(&rest[needed..])?;
+        let rest = self.load_neuropil(rest)?;
         Ok(bytes.len() - rest.len())
+    }
+
+    /// Takes the coefficients, and Fneu of a baseline that goes on, where these are estimated; gives what is behind.
+    fn load_neuropil<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], StateError> {
+        let Some(estimate) = &mut self.neuropil else { return Ok(bytes) };
+        let (coefficients, rest): (Vec<f64>, &[u8]) = postcard::take_from_bytes(bytes)?;
+        let (got, expected) = (coefficients.len(), self.head.roi_count);
+        if got != expected {
+            return Err(StateError::Shape { what: "neuropil coefficients", got, expected });
+        }
+        let frames = if self.head.running { 0 } else { self.head.baseline_frames };
+        let row_bytes = frames * size_of::<f64>();
+        let expected = expected * row_bytes;
+        let table = rest.get(..expected).ok_or(StateError::Short { got: rest.len(), expected })?;
+        for roi in 0..self.head.roi_count {
+            read(&table[roi * row_bytes..][..row_bytes], estimate.row_mut(roi, frames));
+        }
+        self.coefficients = coefficients;
+        Ok(&rest[expected..])
     }
 
     /// The most bytes that a saved state has.
@@ -66,7 +91,8 @@ impl Activity {
         let per_roi = size_of::<f64>() * (self.head.capacity_frames + self.head.history_frames + 8);
         let pools = self.extras.deconvolver.as_ref().map_or(0, Deconvolver::state_bytes_max);
         let extras = 256 + 8 * self.settings.smoothing_frames;
-        self.head.roi_count * (per_roi + extras) + pools + 1_024
+        let estimate = if self.neuropil.is_some() { size_of::<f64>() * (self.head.capacity_frames + 1) } else { 0 };
+        self.head.roi_count * (per_roi + extras + estimate) + pools + 1_024
     }
 }
 

@@ -229,6 +229,76 @@ fn snapshot_load_and_go_on_equals_uninterrupted() {
     }
 }
 
+/// F and Fneu of two ROIs: what moves the neuropil is in them by 0.3 and by 0.8.
+fn contaminated(frame: usize) -> ([f64; 2], [f64; 2]) {
+    let t = frame as f64;
+    let noise = |k: usize| value(frame, k) / 500.0;
+    let neuropil = [300.0 + 40.0 * libm::sin(t / 31.0) + noise(1), 500.0 + 60.0 * libm::cos(t / 47.0) + noise(2)];
+    ([200.0 + 0.3 * neuropil[0] + noise(3), 200.0 + 0.8 * neuropil[1] + noise(4)], neuropil)
+}
+
+#[test]
+fn estimated_coefficients_correct_the_baseline_and_what_follows() {
+    let mut activity = Activity::new(&config(), 2, 300, 1_200).with_estimated_neuropil(30.0);
+    for frame in 0..1_200 {
+        let (f, fneu) = contaminated(frame);
+        activity.step(&f, &fneu, frame % 50 != 7);
+    }
+    assert_eq!(activity.neuropil_coefficients(), [0.7, 0.7]);
+    // an offset that is known late moves both
+    activity.rebase_detector_offset(20.0);
+    activity.end_baseline();
+    let found = activity.neuropil_coefficients().to_vec();
+    assert!((found[0] - 0.3).abs() < 0.02 && (found[1] - 0.8).abs() < 0.02, "{found:?}");
+    for roi in 0..2 {
+        let mut given = Activity::new(&config(), 2, 300, 1_200).with_neuropil(found[roi]);
+        for frame in 0..1_200 {
+            let (f, fneu) = contaminated(frame);
+            given.step(&f, &fneu, frame % 50 != 7);
+        }
+        given.rebase_detector_offset(20.0);
+        given.end_baseline();
+        for (a, b) in activity.baseline().row(roi).unwrap().iter().zip(given.baseline().row(roi).unwrap()) {
+            assert!((a - b).abs() < 1e-9, "{a} {b}");
+        }
+        let mut estimated = activity.clone();
+        for frame in 1_200..1_300 {
+            let (f, fneu) = contaminated(frame);
+            let (a, b) = (estimated.step(&f, &fneu, true).dff[roi], given.step(&f, &fneu, true).dff[roi]);
+            assert!((a - b).abs() < 1e-9, "{a} {b}");
+        }
+    }
+    activity.begin_baseline();
+    assert_eq!(activity.neuropil_coefficients(), [0.7, 0.7]);
+}
+
+#[test]
+fn estimated_coefficients_are_saved_in_and_after_the_baseline() {
+    let new = || Activity::new(&config(), 2, 300, 600).with_estimated_neuropil(30.0);
+    let mut one = new();
+    let mut two = new();
+    let mut bytes = Vec::new();
+    for frame in 0..700 {
+        if frame == 600 {
+            one.end_baseline();
+            two.end_baseline();
+            assert_ne!(one.neuropil_coefficients()[0], 0.7);
+            assert_eq!(one.neuropil_coefficients(), two.neuropil_coefficients());
+        }
+        let (f, fneu) = contaminated(frame);
+        let a = one.step(&f, &fneu, frame % 9 != 4).dff.to_vec();
+        assert_eq!(a, two.step(&f, &fneu, frame % 9 != 4).dff, "frame {frame}");
+        if frame % 97 == 50 {
+            bytes.clear();
+            one.save(&mut bytes).unwrap();
+            assert!(bytes.len() < one.state_bytes_max());
+            two = new();
+            assert_eq!(two.load(&bytes).unwrap(), bytes.len());
+            assert!(new().load(&bytes[..bytes.len() - 1]).is_err());
+        }
+    }
+}
+
 #[test]
 fn a_state_of_another_shape_is_refused() {
     let mut bytes = Vec::new();

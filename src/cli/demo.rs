@@ -279,6 +279,8 @@ fn roi_set(source: &SyntheticSource) -> RoiSet {
         rois: rois.collect(),
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         source: "synthetic animal".to_owned(),
     }
 }

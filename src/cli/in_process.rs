@@ -16,6 +16,7 @@ use crate::engine::{
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, StripMeta};
 use crate::journal::{
     JournalItem, JournalWriter, PixelsWriter, Published, SessionDirectory, Summary, shape_of_head, shape_of_header,
+    with_images,
 };
 use crate::proto::v1;
 use crate::sample::{RoiSet, rois_of};
@@ -163,6 +164,7 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
         }
     };
     let rois = rois_of(run.rois.as_ref(), &run.config.rois.file, shape.geometry())?;
+    let rois = with_images(rois, &run.config, &shape)?;
     let engine = Engine::new(&run.config, &rois, &shape, 0)?;
     let (mut recorder, path) = Recorder::open(&run.config, &run.name, &rois, head_stream, &engine)?;
     let mut driver = driver(&run.config, engine);
@@ -186,13 +188,13 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
         )),
         _ => None,
     };
-    let wanted = (run.config.stream.plane, run.config.stream.channel);
+    let stream = run.config.stream.clone();
     let mut frame = PlayedFrame::default();
     let mut task_due = run.config.task.is_some();
     while run.next(&mut frame)? {
         let meta = FrameMeta { received_host_ns: driver.clock().now_ns(), ..frame.meta };
         match &mut pixels {
-            Some(_) if (meta.plane, meta.channel) != wanted => continue,
+            Some(_) if !stream.plane.contain(meta.plane) || meta.channel != stream.channel => continue,
             Some((assembly, slot)) => match assembly.add(&StripMeta::whole(meta), &frame.pixels, slot) {
                 Ok(_) => {
                     let input_seq = driver.engine().next_seq();

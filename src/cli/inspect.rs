@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::page::{LISTED, Page, plural};
 use super::{Outcome, print_json, print_text};
-use crate::journal::inspect::{Gap, GapKind, Rate};
+use crate::journal::inspect::{DriftSeen, Gap, GapKind, Rate};
 use crate::journal::{Counters, DamageFound, Inspection, Segment, SessionFiles, inspect, wall_text};
 
 /// Arguments of `apical inspect`.
@@ -150,7 +150,12 @@ fn frames_of(s: &Segment) -> String {
 fn counters(page: &mut Page, c: &Counters, more: &str) {
     let (decided, doubted) = (c.frames_decided, c.frames_doubted);
     let lost = format!("{} skipped, {} refused", c.frames_skipped, c.frames_refused);
-    page.line("frames", format!("{} in, {decided} decided ({doubted} doubted), {lost}{more}", c.frames_in));
+    let gathered = match c.frames_gathered {
+        0 => String::new(),
+        n => format!(", {n} of other planes"),
+    };
+    let frames = format!("{} in, {decided} decided ({doubted} doubted){gathered}, {lost}{more}", c.frames_in);
+    page.line("frames", frames);
     let outcomes = format!("{} hits, {} aversive, {} misses", c.hits, c.aversive, c.misses);
     page.line("trials", format!("{} begun: {outcomes}", c.trials));
     let sent = format!("{} sent, {} acknowledged", c.rewards_sent, c.rewards_acknowledged);
@@ -214,6 +219,10 @@ fn baselines(page: &mut Page, s: &Segment) {
             format!("{frames} good frames, to frame {last}{template}{odd}; detector {detector:.1}")
         }
     });
+    if let Some(DriftSeen { last_um, largest_um, largest_frame }) = s.z_drift {
+        let text = format!("{last_um:+.1} um at the end, {largest_um:+.1} um at frame {largest_frame}");
+        page.line("z drift", text);
+    }
     page.list("threshold", &s.thresholds, |t| {
         let low = t.range_low.map_or(String::new(), |low| format!(", low {low:.4}"));
         let how = match (t.chance_fraction, t.z_half) {

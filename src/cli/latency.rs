@@ -246,6 +246,8 @@ fn grid(geometry: Geometry, count: u32) -> RoiSet {
         rois: (0..count).map(disc).collect(),
         reference: None,
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         source: "a grid of discs".to_owned(),
     }
 }

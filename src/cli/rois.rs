@@ -134,7 +134,7 @@ fn show(args: &ShowArgs, json: bool) -> anyhow::Result<Outcome> {
     let (image, moved) = match (&args.image, &args.session) {
         (Some(path), _) => (Some(mean_image(path, args.plane.unwrap_or(0))?), [0.0; 2]),
         (None, Some(directory)) => {
-            let found = session_image(directory)?;
+            let found = session_image(directory, args.plane)?;
             let (image, moved) = found.with_context(|| format!("{}: has no image", directory.display()))?;
             (Some(image), moved)
         }

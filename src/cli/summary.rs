@@ -57,8 +57,8 @@ impl RunSummary {
             c.rewards_intended, c.rewards_sent, c.rewards_acknowledged, c.rewards_unknown, c.rewards_limited
         );
         println!(
-            "frames   {} in, {} decided ({} doubted by registration), {} skipped, {} refused",
-            c.frames_in, c.frames_decided, c.frames_doubted, c.frames_skipped, c.frames_refused
+            "frames   {} in, {} decided ({} doubted by registration), {} of other planes, {} skipped, {} refused",
+            c.frames_in, c.frames_decided, c.frames_doubted, c.frames_gathered, c.frames_skipped, c.frames_refused
         );
         println!();
         println!("latency in us   {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");

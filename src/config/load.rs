@@ -46,10 +46,16 @@ pub enum ConfigError {
 pub fn load_file(path: &Path, overrides: &[String]) -> Result<RigConfig, ConfigError> {
     let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
     let mut config = load_text(&text, overrides)?;
-    if config.rois.file.is_relative() && !config.rois.file.as_os_str().is_empty() {
-        let overridden = overrides.iter().any(|o| o.trim_start().starts_with("rois.file"));
-        if let (false, Some(directory)) = (overridden, path.parent()) {
-            config.rois.file = directory.join(&config.rois.file);
+    let register = &mut config.register;
+    for (key, file) in [
+        ("rois.file", &mut config.rois.file),
+        ("register.template", &mut register.template),
+        ("register.z_stack", &mut register.z_stack),
+    ] {
+        let overridden = overrides.iter().any(|o| o.trim_start().starts_with(key));
+        if let (true, false, Some(directory)) = (!file.as_os_str().is_empty(), overridden, path.parent()) {
+            // An absolute path stays as it is.
+            *file = directory.join(&file);
         }
     }
     Ok(config)

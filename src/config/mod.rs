@@ -90,16 +90,64 @@ impl Default for RigSection {
     }
 }
 
+/// Planes that a session reads: a number, or several in rising order.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected a plane's number, or a list of them")]
+pub enum Planes {
+    /// One.
+    One(u32),
+    /// Several, at most [`PLANES_MAX`].
+    Several(Vec<u32>),
+}
+
+/// Planes that a session reads at most.
+pub const PLANES_MAX: usize = 16;
+
+impl Default for Planes {
+    fn default() -> Self {
+        Planes::One(0)
+    }
+}
+
+impl Planes {
+    /// Their numbers.
+    pub fn as_slice(&self) -> &[u32] {
+        match self {
+            Planes::One(plane) => std::slice::from_ref(plane),
+            Planes::Several(planes) => planes,
+        }
+    }
+
+    /// Whether a plane is among them.
+    pub fn contain(&self, plane: u32) -> bool {
+        self.as_slice().contains(&plane)
+    }
+}
+
 /// What is read of the stream of frames.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamConfig {
-    /// The plane that controls, from 0.
-    pub plane: u32,
+    /// The planes that are read, from 0: one, or a list in rising order, which is taken to be the order of the scan. A
+    /// decision falls when the last plane that an ensemble needs has come; others never delay it.
+    pub plane: Planes,
     /// The channel that is read, from 0.
     pub channel: u32,
     /// Whether the microscope stores the largest value minus the brightness; absent: as the stream's header says.
     pub inverted: Option<bool>,
+}
+
+impl StreamConfig {
+    /// Pushes one sentence for each value outside its range.
+    pub fn validate(&self, section: &str, violations: &mut Vec<String>) {
+        let planes = self.plane.as_slice();
+        if !(1..=PLANES_MAX).contains(&planes.len()) {
+            violations.push(format!("{section}.plane: {} planes, expected 1 to {PLANES_MAX}", planes.len()));
+        }
+        if planes.windows(2).any(|pair| pair[0] >= pair[1]) {
+            violations.push(format!("{section}.plane: {planes:?}, expected rising numbers, each once"));
+        }
+    }
 }
 
 /// Where the ROIs come from.
@@ -256,6 +304,7 @@ impl RigConfig {
         if name.is_empty() || name.len() > 64 || !name.chars().all(sound) {
             found.push(format!("rig.name: {name:?}, expected 1 to 64 letters, digits, '-' or '_'"));
         }
+        self.stream.validate("stream", &mut found);
         self.source.validate("source", &mut found);
         self.register.validate("register", &mut found);
         self.sample.validate("sample", &mut found);
@@ -311,6 +360,15 @@ impl RigConfig {
         expect("record.frames_queue", f64::from(queue), range(queue, 1, 1_024), "1 to 1024");
         let stall = self.record.stall_event_ms;
         expect("record.stall_event_ms", f64::from(stall), range(stall, 10, 60_000), "10 to 60000");
+        let r = &self.register;
+        if r.z_step_um > 0.0 && r.z_stack.as_os_str().is_empty() && self.stream.plane.as_slice().len() < 2 {
+            expect(
+                "register.z_step_um",
+                r.z_step_um,
+                false,
+                "0, or register.z_stack, or several planes in stream.plane",
+            );
+        }
         if self.task.is_some() && self.calibration.segments > frames {
             let segments = f64::from(self.calibration.segments);
             expect("calibration.segments", segments, false, &format!("at most baseline.frames ({frames})"));

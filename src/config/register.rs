@@ -1,5 +1,7 @@
 //! `[register]`: how brain motion is estimated. Defaults fit 512 x 512 frames at 30 Hz; nothing depends on the size.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, Serialize};
 
 /// Largest phase of odd lines, in pixels.
@@ -58,6 +60,9 @@ impl BidirectionalPhase {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct RegisterConfig {
+    /// Another day's template instead of one from the baseline: the directory of that session, or a TIFF with a mean
+    /// image for each plane that is read, in their order; empty: the baseline makes it.
+    pub template: PathBuf,
     /// Estimate motion at all; when false every frame has the shift (0, 0) and the verdict `Off`.
     pub enabled: bool,
     /// Standard deviation of the smoothing that lives in the template's weight images, in pixels, 0.5 to 8.
@@ -78,12 +83,24 @@ pub struct RegisterConfig {
     pub min_template_frames: u32,
     /// Below this score the template's offset to the reference image is not trusted, 0 to 1.
     pub min_reference_score: f64,
+    /// The same where there is no reference image and one was drawn from the masks, 0 to 1: a few masks look like a
+    /// few other cells more easily than an image does.
+    pub min_rendered_reference_score: f64,
     /// Bidirectional scanning: by how many columns the content of odd lines (1, 3, ..) lies to the right of where even
     /// lines show it. `"off"`: not at all. `"estimate"`: the baseline tells. Or pixels, -8 to 8. Registration and masks
     /// read odd lines there; frames are not resampled.
     pub bidirectional_phase: BidirectionalPhase,
-    /// Piecewise-rigid: overlapping blocks of the frame are each refined from the frame's shift, as far as they can tell,
-    /// and masks follow the block around them. Shift, score and verdict of the frame stay what they are.
+    /// Axial drift: a TIFF of slices at rising depths, against which the depth is followed; empty: the recording's own
+    /// planes are the slices.
+    pub z_stack: PathBuf,
+    /// From one slice (or plane) to the next, in um, 0 to 1,000; 0: the depth is not followed.
+    pub z_step_um: f64,
+    /// Frames of a plane over which its depth is averaged, 1 to 1,000,000.
+    pub z_average_frames: u32,
+    /// A drift of more than this from the template's depth is a warning, in um, above 0.
+    pub z_warning_um: f64,
+    /// Piecewise-rigid: overlapping blocks of the frame are each refined from the frame's shift, as far as they can
+    /// tell, and masks follow the blocks around them. Shift, score and verdict of the frame stay what they are.
     pub piecewise: bool,
     /// Blocks from top to bottom, 1 to 16, at least 24 rows apart; read where `piecewise` is on.
     pub blocks_y: u32,
@@ -98,6 +115,7 @@ pub struct RegisterConfig {
 impl Default for RegisterConfig {
     fn default() -> Self {
         Self {
+            template: PathBuf::new(),
             enabled: true,
             sigma_px: 1.0,
             max_iterations: 4,
@@ -107,7 +125,12 @@ impl Default for RegisterConfig {
             saturated_fraction: 0.05,
             min_template_frames: 100,
             min_reference_score: 0.3,
+            min_rendered_reference_score: 0.6,
             bidirectional_phase: BidirectionalPhase::Word(PhaseWord::Off),
+            z_stack: PathBuf::new(),
+            z_step_um: 0.0,
+            z_average_frames: 300,
+            z_warning_um: 5.0,
             piecewise: false,
             blocks_y: 8,
             blocks_x: 8,
@@ -131,9 +154,17 @@ impl RegisterConfig {
         range("max_shift_fraction", self.max_shift_fraction, 0.01, 0.25);
         range("min_template_frames", f64::from(self.min_template_frames), 1.0, 65_535.0);
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
+        range("min_rendered_reference_score", self.min_rendered_reference_score, 0.0, 1.0);
+        range("z_step_um", self.z_step_um, 0.0, 1_000.0);
+        range("z_average_frames", f64::from(self.z_average_frames), 1.0, 1e6);
+        range("z_warning_um", self.z_warning_um, f64::MIN_POSITIVE, f64::MAX);
         range("blocks_y", f64::from(self.blocks_y), 1.0, 16.0);
         range("blocks_x", f64::from(self.blocks_x), 1.0, 16.0);
         range("max_block_shift_px", self.max_block_shift_px, 0.5, 8.0);
+        if !self.z_stack.as_os_str().is_empty() && self.z_step_um == 0.0 {
+            violations
+                .push(format!("{section}.z_step_um: 0 with {section}.z_stack, expected the slices' distance in um"));
+        }
         if self.piecewise && !self.enabled {
             violations.push(format!(
                 "{section}.piecewise: true without registration, expected false, or {section}.enabled = true"
@@ -184,6 +215,7 @@ mod tests {
             saturated_fraction: 2.0,
             min_template_frames: 0,
             min_reference_score: 7.0,
+            min_rendered_reference_score: -0.1,
             bidirectional_phase: BidirectionalPhase::Px(-9.0),
             blocks_y: 0,
             blocks_x: 17,
@@ -192,7 +224,7 @@ mod tests {
         };
         let mut violations = Vec::new();
         config.validate("register", &mut violations);
-        assert_eq!(violations.len(), 12);
+        assert_eq!(violations.len(), 13);
         assert!(violations.contains(&"register.min_score: -1, expected 0 to 1".to_string()));
     }
     #[test]

@@ -11,20 +11,43 @@ pub enum SampleMode {
     Weighted,
     /// Every listed pixel counts the same: F is the plain mean.
     Plain,
+    /// As `weighted`, and where cells overlap, each is told from the others and from the background by non-negative
+    /// least squares: F is the weighted mean that the frame would give with that cell alone.
+    Demix,
+}
+
+/// How much of the neuropil is removed: a number, or a word.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected \"estimate\", or a number from 0 (off) to 2")]
+pub enum NeuropilCoefficient {
+    /// A word.
+    Word(NeuropilWord),
+    /// The same share for every ROI, 0 to 2, no unit.
+    Share(f64),
+}
+
+/// The words of [`NeuropilCoefficient`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NeuropilWord {
+    /// The baseline tells, for each ROI.
+    Estimate,
 }
 
 /// Section `[sample]`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SampleConfig {
-    /// Weights of the pixels of an ROI: `weighted` (those of the file) or `plain` (all 1). No unit.
+    /// Weights of the pixels of an ROI: `weighted` (those of the file), `plain` (all 1), or `demix` (those of the file,
+    /// with the light of overlapping cells told apart). No unit.
     pub mode: SampleMode,
     /// Round the shift to whole pixels (halves away from zero) before the masks are moved; otherwise it is rounded to
     /// 1/256 pixel and the masks move by bilinear weights. True or false.
     pub whole_pixel: bool,
     /// How much of the neuropil's fluorescence the activity stage subtracts, 0 to 2, no unit. 0 turns the neuropil
-    /// off: no annuli are made.
-    pub neuropil_coefficient: f64,
+    /// off: no annuli are made. `"estimate"`: for each ROI what its baseline tells, 0 to 1, from how F and the neuropil
+    /// move together while the cell is silent; 0.7 until the baseline's end, and where nothing can be told.
+    pub neuropil_coefficient: NeuropilCoefficient,
     /// Width of the border around a cell that belongs neither to it nor to its neuropil, in pixels, 0 to 50.
     pub neuropil_inner_px: u32,
     /// Pixels that a neuropil annulus holds at least, where the frame has so many, 1 to 100,000.
@@ -36,7 +59,7 @@ impl Default for SampleConfig {
         Self {
             mode: SampleMode::Weighted,
             whole_pixel: false,
-            neuropil_coefficient: 0.7,
+            neuropil_coefficient: NeuropilCoefficient::Share(0.7),
             neuropil_inner_px: 2,
             neuropil_min_pixels: 350,
         }
@@ -46,9 +69,10 @@ impl Default for SampleConfig {
 impl SampleConfig {
     /// Pushes one sentence for each value outside its range; `section` is the table's name, such as `sample`.
     pub fn validate(&self, section: &str, violations: &mut Vec<String>) {
-        if !(0.0..=2.0).contains(&self.neuropil_coefficient) {
-            violations
-                .push(format!("{section}.neuropil_coefficient: {}, expected 0 (off) to 2", self.neuropil_coefficient));
+        if let NeuropilCoefficient::Share(share) = self.neuropil_coefficient
+            && !(0.0..=2.0).contains(&share)
+        {
+            violations.push(format!("{section}.neuropil_coefficient: {share}, expected \"estimate\", or 0 (off) to 2"));
         }
         if self.neuropil_inner_px > 50 {
             violations.push(format!("{section}.neuropil_inner_px: {}, expected 0 to 50", self.neuropil_inner_px));
@@ -61,7 +85,7 @@ impl SampleConfig {
 
     /// Whether neuropil annuli are made and sampled.
     pub fn neuropil_is_on(&self) -> bool {
-        self.neuropil_coefficient != 0.0
+        self.neuropil_coefficient != NeuropilCoefficient::Share(0.0)
     }
 }
 
@@ -79,7 +103,7 @@ mod tests {
     #[test]
     fn every_value_out_of_range_is_named_at_once() {
         let config = SampleConfig {
-            neuropil_coefficient: f64::NAN,
+            neuropil_coefficient: NeuropilCoefficient::Share(f64::NAN),
             neuropil_inner_px: 51,
             neuropil_min_pixels: 0,
             ..SampleConfig::default()
@@ -89,10 +113,30 @@ mod tests {
         assert_eq!(
             violations,
             [
-                "sample.neuropil_coefficient: NaN, expected 0 (off) to 2",
+                "sample.neuropil_coefficient: NaN, expected \"estimate\", or 0 (off) to 2",
                 "sample.neuropil_inner_px: 51, expected 0 to 50",
                 "sample.neuropil_min_pixels: 0, expected 1 to 100000",
             ]
         );
+    }
+
+    #[test]
+    fn the_neuropil_coefficient_is_a_number_or_a_word() {
+        let read = |value: &str| toml::from_str::<SampleConfig>(&format!("neuropil_coefficient = {value}"));
+        let coefficient = |value: &str| read(value).map(|c| c.neuropil_coefficient).map_err(|e| e.to_string());
+        assert_eq!(coefficient("0.7"), Ok(SampleConfig::default().neuropil_coefficient));
+        assert_eq!(coefficient("1"), Ok(NeuropilCoefficient::Share(1.0)));
+        assert_eq!(coefficient("\"estimate\""), Ok(NeuropilCoefficient::Word(NeuropilWord::Estimate)));
+        assert!(coefficient("\"guess\"").is_err_and(|e| e.contains("expected \"estimate\", or a number")));
+        let config = read("\"estimate\"").expect("a word");
+        assert!(config.neuropil_is_on() && !read("0").expect("a number").neuropil_is_on());
+        let written = toml::to_string(&config).expect("it can be written");
+        assert_eq!(toml::from_str::<SampleConfig>(&written).expect("and read"), config);
+    }
+
+    #[test]
+    fn a_mode_that_there_is_not_is_told_which_there_are() {
+        let error = toml::from_str::<SampleConfig>("mode = \"mixed\"").unwrap_err().to_string();
+        assert!(error.contains("expected one of `weighted`, `plain`, `demix`"), "{error}");
     }
 }

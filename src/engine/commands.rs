@@ -105,7 +105,7 @@ impl Engine {
         if self.state.range.is_none() {
             return CommandOutcome::NoThreshold;
         }
-        if self.state.offset.is_some_and(|o| !o.trusted) && !accept_template {
+        if self.state.volume.is_untrusted() && !accept_template {
             return CommandOutcome::TemplateUntrusted;
         }
         self.task.begin_trials();
@@ -186,6 +186,7 @@ impl Engine {
         if self.decoder.set_ensembles(&self.ensemble_scratch).is_err() {
             return CommandOutcome::BadEnsembles;
         }
+        self.find_needed_planes();
         // A threshold belongs to the cells that it was found for.
         let s = &mut self.state;
         s.range = None;
@@ -210,6 +211,8 @@ impl Engine {
     pub(super) fn continued(&mut self, segment: u32, template_lost: bool) {
         self.state.segment = segment;
         self.state.last_index = None;
+        self.state.volume.begin();
+        self.state.volume.close();
         self.state.silent = true;
         if template_lost && self.state.phase != Phase::Ended {
             self.task.stop();

@@ -73,6 +73,8 @@ pub enum FrameVerdict {
     Skipped = 4,
     /// Of a plane or channel that the session does not read, or after its end.
     NotUsed = 5,
+    /// Of a plane of which the decision falls with another plane's frame.
+    Gathered = 6,
 }
 
 /// What happened; numbers as in the API, which documents `id` and `value` for each.
@@ -254,6 +256,8 @@ pub struct Decision {
     /// By how many columns the content of odd lines lies to the right of the even lines', in pixels; 0 while
     /// `register.bidirectional_phase` is off.
     pub odd_lines_px: f64,
+    /// By how much the brain lies deeper than the frame's template, in um, where that is known.
+    pub z_drift_um: Option<f64>,
     /// How far each block of the frame lies below the frame's shift, in pixels, row after row of blocks; empty while
     /// `register.piecewise` is off.
     pub block_dy_px: Vec<f32>,
@@ -319,6 +323,7 @@ impl Decision {
             template_frozen: false,
             offset: None,
             odd_lines_px: 0.0,
+            z_drift_um: None,
             block_dy_px: Vec::with_capacity(BLOCKS_MAX),
             block_dx_px: Vec::with_capacity(BLOCKS_MAX),
             detector_offset_counts: 0.0,

@@ -1,10 +1,11 @@
 //! The way of a frame through the stages.
 
-use super::{Engine, EventKind, FrameVerdict, HISTOGRAM_BINS, Phase, Probe, Sampled, Stage, StreamShape};
-use super::{WARNING_NO_REFERENCE, WARNING_OFFSET, WARNING_TEMPLATE};
+use super::planes::{PixelPath, Standing};
+use super::{Engine, Event, EventKind, FrameVerdict, HISTOGRAM_BINS, Phase, Probe, Sampled, Stage, StreamShape};
+use super::{WARNING_NO_REFERENCE, WARNING_OFFSET, WARNING_TEMPLATE, WARNING_Z_DRIFT};
 use crate::activity::estimate_detector_offset;
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::register::{BLOCKS_MAX, Registration};
+use crate::register::{Axial, BLOCKS_MAX, Registration};
 use crate::task::{TaskEvent, TaskInput, TaskOutput, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -12,84 +13,128 @@ use crate::trigger::{Cause, Intent, Output, TriggerId};
 const OFFSET_PATIENCE_FRAMES: u32 = 16;
 
 impl Engine {
-    /// A frame of pixels: registered, sampled, decided.
+    /// A frame of pixels: registered, sampled, and decided on where it completes its volume.
     pub(super) fn pixel_frame(&mut self, slot: &FrameSlot, probe: &mut impl Probe) {
-        if !self.admit(&slot.meta) {
-            return;
-        }
-        let Some(path) = &mut self.pixels else {
-            return self.not_used();
-        };
+        let Some(place) = self.admit(&slot.meta) else { return };
+        let Some(path) = &mut self.pixels else { return self.not_used() };
         if StreamShape::geometry(&self.stream) != Some(slot.geometry) {
             return self.not_used();
         }
         let view = slot.view();
-        let registration = path.rigid.step(&view);
+        let registration = path.planes[place].rigid.step(&view);
         probe.mark(Stage::Register);
         if self.state.phase == Phase::Baseline && self.estimate_offset {
             path.observe(view.samples);
         }
-        let offset = path.rigid.offset();
-        self.odd_lines_px = path.rigid.odd_lines_px();
-        let (block_dy_px, block_dx_px) = path.rigid.block_shifts();
+        let (block_dy_px, block_dx_px) = path.planes[place].rigid.block_shifts();
         self.decision.block_dy_px.extend_from_slice(block_dy_px);
         self.decision.block_dx_px.extend_from_slice(block_dx_px);
         let blocks = (&self.decision.block_dy_px[..], &self.decision.block_dx_px[..]);
-        path.sample(&view, (&registration, offset), self.odd_lines_px, blocks);
-        self.decision.f.extend_from_slice(&path.samples.f);
+        let plane = &mut path.planes[place];
+        let (offset, odd_lines_px) = (plane.rigid.offset(), plane.rigid.odd_lines_px());
+        plane.sample(&view, (&registration, offset), odd_lines_px, blocks);
+        fill_own(&mut self.decision.f, self.state.roi_valid.len(), &plane.rois, |k| plane.samples.f[k]);
         if path.has_neuropil {
-            self.decision.f_neuropil.extend_from_slice(&path.samples.f_neuropil);
+            let neuropil = &plane.samples.f_neuropil;
+            fill_own(&mut self.decision.f_neuropil, self.state.roi_valid.len(), &plane.rois, |k| neuropil[k]);
         }
-        self.state.offset = offset;
+        if let Some(axial) = &mut plane.axial {
+            axial.step(&view, &registration);
+        }
+        let z_drift_um = plane.axial.as_ref().and_then(Axial::drift_um);
+        self.state.volume.set(place, Standing { offset, odd_lines_px, z_drift_um });
         probe.mark(Stage::Sample);
-        self.decision.has_pixels = true;
-        self.decide(&registration, None, probe);
+        self.gather(place, &registration, None, probe);
     }
 
     /// The same frame on replay, from what an earlier run registered and sampled.
     pub(super) fn sampled_frame(&mut self, sampled: &Sampled<'_>, probe: &mut impl Probe) {
-        if !self.admit(&sampled.meta) {
-            return;
-        }
-        if sampled.f.len() != self.roi_count() {
+        let Some(place) = self.admit(&sampled.meta) else { return };
+        let Some(path) = &self.pixels else { return self.not_used() };
+        let rois = self.state.roi_valid.len();
+        if sampled.f.len() != rois || sampled.f_neuropil.len() != if path.has_neuropil { rois } else { 0 } {
             return self.not_used();
         }
-        self.decision.f.extend_from_slice(sampled.f);
-        self.decision.f_neuropil.extend_from_slice(sampled.f_neuropil);
         self.decision.block_dy_px.extend(sampled.block_dy_px.iter().take(BLOCKS_MAX));
         self.decision.block_dx_px.extend(sampled.block_dx_px.iter().take(BLOCKS_MAX));
-        self.state.offset = sampled.offset;
-        self.odd_lines_px = sampled.odd_lines_px;
-        self.decision.has_pixels = true;
-        self.decide(&sampled.registration, Some(sampled), probe);
+        let own = &path.planes[place].rois;
+        fill_own(&mut self.decision.f, rois, own, |k| sampled.f[own[k] as usize]);
+        if path.has_neuropil {
+            fill_own(&mut self.decision.f_neuropil, rois, own, |k| sampled.f_neuropil[own[k] as usize]);
+        }
+        let Sampled { offset, odd_lines_px, z_drift_um, .. } = *sampled;
+        self.state.volume.set(place, Standing { offset, odd_lines_px, z_drift_um });
+        self.gather(place, &sampled.registration, Some(sampled), probe);
     }
 
     /// ROI values that the microscope has integrated.
     pub(super) fn values_frame(&mut self, meta: &FrameMeta, f: &[f64], probe: &mut impl Probe) {
-        if !self.admit(meta) {
-            return;
-        }
+        let Some(place) = self.admit(meta) else { return };
         if f.len() != self.roi_count() {
             return self.not_used();
         }
         self.decision.f.extend_from_slice(f);
-        self.decide(&Registration::none(), None, probe);
+        self.state.volume.arrive(place, false);
+        self.state.volume.close();
+        self.decide(&Registration::none(), false, None, probe);
     }
 
-    /// Frames that an overload skipped.
+    /// Takes a plane's frame into its volume. The decision falls with the last plane that is needed.
+    fn gather(
+        &mut self,
+        place: usize,
+        registration: &Registration,
+        replayed: Option<&Sampled<'_>>,
+        probe: &mut impl Probe,
+    ) {
+        self.decision.has_pixels = true;
+        self.decision.registration = *registration;
+        let (needed, doubted) = (self.needed, self.decision.doubted());
+        let is_needed = needed & (1 << place) != 0;
+        let volume = &mut self.state.volume;
+        volume.arrive(place, doubted && is_needed);
+        if let Some(drift_um) = volume.warns_of_depth(self.z_warning_um) {
+            self.decision.events.push(Event { kind: EventKind::Warning, id: WARNING_Z_DRIFT, value: drift_um });
+        }
+        if let Some(path) = &self.pixels {
+            // A frame that no decision waits for may be doubted alone.
+            let believed = is_needed || !doubted;
+            volume.put(&path.planes[place].rois, believed, &self.decision.f, &self.decision.f_neuropil);
+        }
+        if volume.is_closed() || !is_needed || !volume.is_complete(needed) {
+            self.decision.verdict = FrameVerdict::Gathered;
+            let was_last = needed >> place == 1;
+            if !volume.is_closed() && was_last {
+                volume.close();
+                self.missing(self.state.frame_index, 1);
+            }
+            return;
+        }
+        volume.close();
+        let doubted = volume.is_doubted();
+        volume.give(&mut self.decision.f, &mut self.decision.f_neuropil);
+        self.decide(registration, doubted, replayed, probe);
+    }
+
+    /// Frames that an overload skipped, of one plane.
     pub(super) fn skipped_frames(&mut self, first_index: u64, count: u64) {
         self.resume_after_silence();
         self.decision.verdict = FrameVerdict::Skipped;
-        if self.state.phase == Phase::Ended {
+        if self.state.phase == Phase::Ended || count == 0 {
             return;
         }
-        if let Some(last) = self.state.last_index
-            && first_index > last.saturating_add(1)
-        {
-            self.missing(last + 1, first_index - last - 1);
+        let last = first_index.saturating_add(count - 1);
+        let (at_hand, closed) = (self.state.last_index, self.state.volume.is_closed());
+        // Of a volume that is given up already nothing more is missing.
+        let given_up = at_hand.map_or(0, |at| if closed { at.saturating_add(1) } else { at });
+        let first = first_index.max(given_up);
+        if first > last {
+            return;
         }
-        self.missing(first_index, count);
-        self.state.last_index = Some(first_index.saturating_add(count.saturating_sub(1)));
+        self.begin_volume(first);
+        self.missing(first, last - first + 1);
+        self.state.last_index = Some(last);
+        self.state.volume.skip(self.needed);
     }
 
     /// A frame that could not be used.
@@ -99,28 +144,39 @@ impl Engine {
         self.event(EventKind::FrameRefused, meta.index, 0.0);
     }
 
-    /// Whether the frame is one that this session decides on; counts what is missing before it.
-    fn admit(&mut self, meta: &FrameMeta) -> bool {
+    /// Where the frame's plane stands among those that are read; `None` for a frame that is not used. Counts what is
+    /// missing before it.
+    fn admit(&mut self, meta: &FrameMeta) -> Option<usize> {
         self.resume_after_silence();
-        let wanted = meta.plane == self.plane && meta.channel == self.channel;
-        if !wanted || self.state.phase == Phase::Ended {
+        let place = self.planes.iter().position(|&plane| plane == meta.plane);
+        let Some(place) = place.filter(|_| meta.channel == self.channel && self.state.phase != Phase::Ended) else {
             self.not_used();
-            return false;
-        }
-        if let Some(last) = self.state.last_index {
-            if meta.index <= last {
+            return None;
+        };
+        match self.state.last_index {
+            Some(last) if meta.index < last || (meta.index == last && self.state.volume.has(place)) => {
                 self.decision.verdict = FrameVerdict::Refused;
                 self.event(EventKind::FrameRefused, meta.index, 0.0);
-                return false;
+                return None;
             }
-            if meta.index > last + 1 {
-                self.missing(last + 1, meta.index - last - 1);
-            }
+            Some(last) if meta.index == last => {}
+            _ => self.begin_volume(meta.index),
         }
-        self.state.last_index = Some(meta.index);
         self.state.frame_index = meta.index;
         self.state.device_ns = meta.device_ns;
-        true
+        Some(place)
+    }
+
+    /// Goes on to the volume of this index, and counts what is missing before it.
+    fn begin_volume(&mut self, index: u64) {
+        if let Some(last) = self.state.last_index {
+            let first = if self.state.volume.is_closed() { last.saturating_add(1) } else { last };
+            if index > first {
+                self.missing(first, index - first);
+            }
+        }
+        self.state.last_index = Some(index);
+        self.state.volume.begin();
     }
 
     fn not_used(&mut self) {
@@ -142,13 +198,18 @@ impl Engine {
     }
 
     /// From samples to the decision.
-    fn decide(&mut self, registration: &Registration, replayed: Option<&Sampled<'_>>, probe: &mut impl Probe) {
+    fn decide(
+        &mut self,
+        registration: &Registration,
+        doubted: bool,
+        replayed: Option<&Sampled<'_>>,
+        probe: &mut impl Probe,
+    ) {
         self.decision.registration = *registration;
-        let doubted = self.decision.doubted();
         self.decision.verdict = if doubted { FrameVerdict::Doubted } else { FrameVerdict::Decided };
         let waits_for_offset = self.state.phase == Phase::Baseline
             && self.state.baseline_frames < OFFSET_PATIENCE_FRAMES
-            && self.state.offset.is_some_and(|o| !o.trusted);
+            && self.state.volume.is_untrusted();
         let valid = !doubted && !waits_for_offset;
         let activity = self.activity.step(&self.decision.f, &self.decision.f_neuropil, valid);
         self.decision.f0.extend_from_slice(activity.f0);
@@ -245,9 +306,9 @@ impl Engine {
                 self.activity.rebase_detector_offset(sampled.detector_offset_counts);
             }
             (None, Some(path)) => {
-                template = path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled();
-                self.state.offset = path.rigid.offset();
-                self.odd_lines_px = path.rigid.odd_lines_px();
+                template = path.freeze_templates();
+                let place = self.state.volume.place();
+                self.state.volume.set(place, path.planes[place].standing());
                 if self.estimate_offset {
                     let offset = estimate_detector_offset(&path.histogram[..HISTOGRAM_BINS]);
                     let bias = StreamShape::bias(&self.stream);
@@ -262,14 +323,14 @@ impl Engine {
         self.state.baseline_complete = template && good_frames > 0;
         self.task.stop();
         if self.pixels.is_some() {
-            self.event(EventKind::TemplateFrozen, 0, self.state.offset.map_or(-1.0, |o| o.score));
+            self.event(EventKind::TemplateFrozen, 0, self.state.volume.plane().offset.map_or(-1.0, |o| o.score));
         }
         self.event(EventKind::BaselineDone, 0, good_frames as f64);
         if !template {
             self.event(EventKind::Warning, WARNING_TEMPLATE, 0.0);
-        } else if self.pixels.as_ref().is_some_and(|p| p.rigid.is_enabled() && !p.has_reference && !p.is_empty()) {
+        } else if self.pixels.as_ref().is_some_and(PixelPath::lacks_reference) {
             self.event(EventKind::Warning, WARNING_NO_REFERENCE, 0.0);
-        } else if self.state.offset.is_some_and(|o| !o.trusted) {
+        } else if self.state.volume.is_untrusted() {
             self.event(EventKind::Warning, WARNING_OFFSET, 0.0);
         }
     }
@@ -277,15 +338,36 @@ impl Engine {
     /// Starts a baseline with the next frame.
     pub(super) fn begin_baseline(&mut self) {
         if let Some(path) = &mut self.pixels {
-            path.rigid.begin_baseline();
-            path.histogram.fill(0);
-            self.odd_lines_px = path.rigid.odd_lines_px();
+            path.begin_baseline();
         }
+        self.take_odd_lines();
         self.activity.begin_baseline();
         self.task.begin_baseline();
         self.forget_baseline();
         self.state.phase = Phase::Baseline;
         self.state.task_state = TaskState::Baseline;
+    }
+
+    /// Odd lines are read where registration says before any frame did.
+    pub(super) fn take_odd_lines(&mut self) {
+        if let Some(path) = &self.pixels {
+            for (place, plane) in path.planes.iter().enumerate() {
+                self.state.volume.set(place, plane.standing());
+            }
+        }
+    }
+
+    /// Which planes a decision waits for: those of the ensembles' ROIs, or, without any, of all ROIs, or all.
+    pub(super) fn find_needed_planes(&mut self) {
+        let Some(path) = &self.pixels else { return };
+        let ensembles = self.decoder.ensembles();
+        let of = |wanted: &dyn Fn(u32) -> bool| {
+            let bits = path.planes.iter().zip(0..).filter(|(plane, _)| plane.rois.iter().any(|&roi| wanted(roi)));
+            bits.fold(0_u32, |needed, (_, place)| needed | 1 << place)
+        };
+        let all = (1_u64 << path.planes.len()) - 1;
+        let candidates = [of(&|roi| ensembles.rois().any(|r| r == roi)), of(&|_| true), all as u32];
+        self.needed = candidates.into_iter().find(|&needed| needed != 0).unwrap_or(1);
     }
 
     /// Nothing of a baseline is in force any more.
@@ -296,11 +378,17 @@ impl Engine {
         s.template_frozen = false;
         s.range = None;
         s.calibration.segment_starts.clear();
-        s.offset = None;
+        s.volume.forget_offsets();
         s.cursor = f64::NAN;
         s.rotation_deg = f64::NAN;
         s.step = 0;
         s.phase_frame = 0;
         s.roi_valid.fill(false);
     }
+}
+
+/// Fills `out` with a value for each ROI of the session: those of one plane, whose places are `own`; NaN for the others.
+fn fill_own(out: &mut Vec<f64>, rois: usize, own: &[u32], value: impl Fn(usize) -> f64) {
+    out.resize(rois, f64::NAN);
+    own.iter().enumerate().for_each(|(k, &roi)| out[roi as usize] = value(k));
 }

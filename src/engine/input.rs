@@ -82,6 +82,8 @@ pub struct Sampled<'a> {
     pub offset: Option<crate::register::TemplateOffset>,
     /// By how many columns odd lines were read further right after this frame, in pixels.
     pub odd_lines_px: f64,
+    /// By how much the brain lay deeper than the template after this frame, in um, where that was known.
+    pub z_drift_um: Option<f64>,
     /// How far each block lay below the frame's shift, in pixels; empty while `register.piecewise` was off.
     pub block_dy_px: &'a [f32],
     /// How far each block lay to the right of it, in pixels.

@@ -17,6 +17,7 @@ mod decision;
 mod driver;
 mod frames;
 mod input;
+mod planes;
 mod realtime;
 mod state;
 
@@ -36,14 +37,16 @@ pub use crate::config::Overload;
 
 use serde::{Deserialize, Serialize};
 
+use self::planes::{PixelPath, Volume};
 use crate::activity::Activity;
 use crate::config::RigConfig;
 use crate::config::outputs::RewardDevice;
+use crate::config::sample::{NeuropilCoefficient, NeuropilWord};
 use crate::decode::feedback::Feedback;
 use crate::decode::{Decoder, EnsembleError, Ensembles};
-use crate::frame::{FrameView, Geometry, PixelType};
-use crate::register::{BlockGrid, RegisterError, Registration, Rigid, TemplateOffset};
-use crate::sample::{PixelBox, RoiSet, SampleBuffer, SampleError, Sampler};
+use crate::frame::{Geometry, PixelType};
+use crate::register::{RegisterError, SLICES_MAX};
+use crate::sample::{PixelBox, RoiSet, SampleError};
 use crate::task::{Calibration, CalibrationWorkspace, Task, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -55,6 +58,8 @@ pub const WARNING_OFFSET: u64 = 2;
 pub const WARNING_NO_REFERENCE: u64 = 3;
 /// Warning: the template was lost with the service; another baseline is needed.
 pub const WARNING_TEMPLATE_LOST: u64 = 4;
+/// Warning: the brain lies deeper or less deep than the template by more than `register.z_warning_um`.
+pub const WARNING_Z_DRIFT: u64 = 5;
 
 /// Bins of the histogram from which the detector's offset is estimated, one for each canonical sample value.
 const HISTOGRAM_BINS: usize = 1 << 16;
@@ -96,6 +101,21 @@ pub enum EngineError {
         /// Size of the stream's frames.
         expected: Geometry,
     },
+    /// An ROI lies on a plane that is not read.
+    #[error(
+        "ROI {roi} ({source_name}) lies on plane {plane}, and stream.plane reads {read:?}: add the plane, or take \
+             the ROI out"
+    )]
+    Plane {
+        /// The ROI.
+        roi: u32,
+        /// Where the ROIs came from.
+        source_name: String,
+        /// Its plane.
+        plane: u32,
+        /// The planes that are read.
+        read: Vec<u32>,
+    },
     /// Frames too small for the blocks that were asked for.
     #[error("{0}")]
     Blocks(String),
@@ -105,9 +125,31 @@ pub enum EngineError {
     /// P+ and P- do not fit the ROIs.
     #[error(transparent)]
     Ensembles(#[from] EnsembleError),
+    /// The z-stack cannot be used.
+    #[error("register.z_stack: {0}")]
+    Stack(RegisterError),
+    /// As many slices make no z-stack.
+    #[error(
+        "register.z_stack: {got} slices of {} x {} pixels, expected 2 to {SLICES_MAX} of frames large enough to register",
+        geometry.height_px, geometry.width_px
+    )]
+    Slices {
+        /// Slices.
+        got: usize,
+        /// Size of the frames.
+        geometry: Geometry,
+    },
     /// The reference image cannot be used.
     #[error("the ROIs' reference image: {0}")]
     Reference(#[from] RegisterError),
+    /// Another day's template cannot be used.
+    #[error("the template of plane {plane}: {error}")]
+    Template {
+        /// Of which plane.
+        plane: u32,
+        /// What is wrong with it.
+        error: RegisterError,
+    },
     /// A task without P+.
     #[error("both ensembles are empty, expected at least one ROI in ensembles.plus for a session with a [task]")]
     NoEnsembles,
@@ -147,7 +189,7 @@ struct State {
     /// Threshold and range_low, once there are any.
     range: Option<(f64, f64)>,
     calibration: Calibration,
-    offset: Option<crate::register::TemplateOffset>,
+    volume: Volume,
     roi_valid: Vec<bool>,
     cursor: f64,
     rotation_deg: f64,
@@ -158,33 +200,20 @@ struct State {
     phase_frame: u32,
 }
 
-/// The pixels' part of the way of a frame; absent where the microscope integrates ROIs itself.
-struct PixelPath {
-    rigid: Rigid,
-    sampler: Sampler,
-    samples: SampleBuffer,
-    has_reference: bool,
-    has_neuropil: bool,
-    /// Of each ROI on a frame whose blocks have shifts, in pixels.
-    shifts_px: Vec<(f64, f64)>,
-    /// Middle of each ROI's mask as it was drawn, row and column in pixels.
-    centres_px: Vec<(f64, f64)>,
-    /// Rows and columns by which a mask may at most be read aside of the frame's shift.
-    aside_px: (i32, i32),
-    /// Empty where the offset is configured.
-    histogram: Vec<u64>,
-}
-
 /// The engine. See the module's head.
 pub struct Engine {
     stream: StreamShape,
-    plane: u32,
+    /// The planes that are read, in the order of the scan.
+    planes: Vec<u32>,
+    /// Those of them that a decision waits for, a bit each.
+    needed: u32,
     channel: u32,
     baseline_target: u32,
     has_task: bool,
     reward_width_us: Option<u32>,
     sync: bool,
     estimate_offset: bool,
+    z_warning_um: f64,
     ensemble_scratch: Ensembles,
     pixels: Option<PixelPath>,
     activity: Activity,
@@ -195,8 +224,6 @@ pub struct Engine {
     calibration_config: crate::config::calibration::CalibrationConfig,
     trial_frames: u32,
     state: State,
-    /// What registration says of odd lines, or what a record says that it said; part of its saved state.
-    odd_lines_px: f64,
     decision: Decision,
 }
 
@@ -220,17 +247,25 @@ impl Engine {
         let trial_frames = config.trial_frames();
         let window = config.activity.f0_window_frames(trial_frames);
         let baseline = config.baseline.frames as usize;
-        let mut activity = Activity::new(&config.activity, roi_count, window, baseline)
-            .with_neuropil(config.sample.neuropil_coefficient);
+        let activity = Activity::new(&config.activity, roi_count, window, baseline);
+        let mut activity = match config.sample.neuropil_coefficient {
+            NeuropilCoefficient::Share(share) => activity.with_neuropil(share),
+            NeuropilCoefficient::Word(NeuropilWord::Estimate) => {
+                activity.with_estimated_neuropil(config.activity.frame_rate_hz)
+            }
+        };
         let settings = activity.settings();
         let (offset, estimate_offset) = detector_offset(config, stream);
         activity.set_detector_offset(offset);
         let task_config = config.task.clone().unwrap_or_default();
         let segments = config.calibration.segments as usize;
-        let odd_lines_px = pixels.as_ref().map_or(0.0, |path| path.rigid.odd_lines_px());
-        let engine = Self {
+        let planes = config.stream.plane.as_slice().to_vec();
+        let has_neuropil = pixels.is_some() && config.sample.neuropil_is_on();
+        let volume = Volume::new(planes.len(), roi_count, has_neuropil);
+        let mut engine = Self {
             stream: *stream,
-            plane: config.stream.plane,
+            planes,
+            needed: 1,
             channel: config.stream.channel,
             baseline_target: config.baseline.frames,
             has_task: config.task.is_some(),
@@ -238,6 +273,7 @@ impl Engine {
                 .then(|| config.outputs.reward.width_us()),
             sync: config.outputs.sync.enabled,
             estimate_offset,
+            z_warning_um: config.register.z_warning_um,
             ensemble_scratch: Ensembles {
                 plus: Vec::with_capacity(ENSEMBLE_MAX),
                 minus: Vec::with_capacity(ENSEMBLE_MAX),
@@ -250,10 +286,11 @@ impl Engine {
             workspace: CalibrationWorkspace::new(&settings, baseline, segments, 2 * ENSEMBLE_MAX),
             calibration_config: config.calibration.clone(),
             trial_frames,
-            state: State::new(segment, roi_count, segments),
-            odd_lines_px,
+            state: State::new(segment, roi_count, segments, volume),
             decision: Decision::with_capacity(roi_count, segments),
         };
+        engine.take_odd_lines();
+        engine.find_needed_planes();
         Ok(engine)
     }
 
@@ -342,33 +379,40 @@ impl Engine {
         self.decoder.ensembles()
     }
 
-    /// F and neuropil of a frame as it was registered, from the pixels in `slot` in place of those in `sampled`, in
-    /// counts; the neuropil is empty where none is measured. Changes nothing that a decision depends on. `None` without
-    /// pixels.
-    pub fn sample_again(&mut self, slot: &crate::frame::FrameSlot, sampled: &Sampled<'_>) -> Option<(&[f64], &[f64])> {
+    /// F and neuropil of the ROIs of a frame's plane as it was registered, from the pixels in `slot` in place of those in
+    /// `sampled`, in counts, behind the places of these ROIs in the session's order. The neuropil is empty where none is
+    /// measured. Changes nothing that a decision depends on. `None` without pixels.
+    pub fn sample_again(
+        &mut self,
+        slot: &crate::frame::FrameSlot,
+        sampled: &Sampled<'_>,
+    ) -> Option<(&[u32], &[f64], &[f64])> {
+        let place = self.planes.iter().position(|&plane| plane == slot.meta.plane)?;
         let path = self.pixels.as_mut()?;
+        let has_neuropil = path.has_neuropil;
+        let plane = path.planes.get_mut(place)?;
         let blocks = (sampled.block_dy_px, sampled.block_dx_px);
-        path.sample(&slot.view(), (&sampled.registration, sampled.offset), sampled.odd_lines_px, blocks);
-        let neuropil: &[f64] = if path.has_neuropil { &path.samples.f_neuropil } else { &[] };
-        Some((&path.samples.f, neuropil))
+        plane.sample(&slot.view(), (&sampled.registration, sampled.offset), sampled.odd_lines_px, blocks);
+        let neuropil: &[f64] = if has_neuropil { &plane.samples.f_neuropil } else { &[] };
+        Some((&plane.rois, &plane.samples.f, neuropil))
     }
 
-    /// The box around each ROI's mask and annulus, as they were drawn, with the rows and columns to either side that odd
-    /// lines and blocks may need; none without pixels. Allocates.
-    pub fn roi_boxes(&self) -> Vec<PixelBox> {
-        let Some(path) = &self.pixels else { return Vec::new() };
-        let mut boxes = path.sampler.boxes();
-        let (y, x) = path.aside_px;
-        for PixelBox { rows, cols } in &mut boxes {
-            *rows = rows.start - y..rows.end + y;
-            *cols = cols.start - x..cols.end + x;
-        }
-        boxes
+    /// Plane by plane the box around each ROI's mask and annulus, as they were drawn, with the rows and columns to either
+    /// side that odd lines and blocks may need; none without pixels. Allocates.
+    pub fn roi_boxes(&self) -> Vec<(u32, PixelBox)> {
+        let paths = self.pixels.iter().flat_map(|pixels| self.planes.iter().zip(&pixels.planes));
+        paths.flat_map(|(&plane, path)| path.boxes().map(move |of_roi| (plane, of_roi))).collect()
     }
 
-    /// The template: the mean of the baseline's aligned frames, in counts. Allocates.
-    pub fn template(&self) -> Option<crate::frame::Image> {
-        self.pixels.as_ref().and_then(|path| path.rigid.template())
+    /// The template of a plane: the mean of the baseline's aligned frames, in counts. Allocates.
+    pub fn template(&self, plane: u32) -> Option<crate::frame::Image> {
+        let place = self.planes.iter().position(|&read| read == plane)?;
+        self.pixels.as_ref()?.planes.get(place)?.rigid.template()
+    }
+
+    /// The planes that are read, in the order of the scan.
+    pub fn planes(&self) -> &[u32] {
+        &self.planes
     }
 
     /// What changes with every input, at its beginning.
@@ -399,9 +443,11 @@ impl Engine {
         d.frame_index = s.frame_index;
         d.device_ns = s.device_ns;
         d.template_frozen = s.template_frozen;
-        d.offset = s.offset;
+        let plane = s.volume.plane();
+        d.offset = plane.offset;
         d.detector_offset_counts = self.activity.detector_offset();
-        d.odd_lines_px = self.odd_lines_px;
+        d.odd_lines_px = plane.odd_lines_px;
+        d.z_drift_um = plane.z_drift_um;
         d.cursor = s.cursor;
         d.rotation_deg = s.rotation_deg;
         d.shown_deg = s.shown_deg;
@@ -424,78 +470,6 @@ impl Engine {
         self.decision.intents.push(Intent { id, output: Output::Reward, width_us, cause });
         self.event(EventKind::RewardIntended, u64::from(sequence), f64::from(width_us) / 1e3);
         Some(sequence)
-    }
-}
-
-impl PixelPath {
-    fn new(config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<Self, EngineError> {
-        let nothing = RoiSet { geometry, ..RoiSet::default() };
-        let rois = if rois.rois.is_empty() { &nothing } else { rois };
-        if rois.geometry != geometry {
-            let (source_name, got) = (rois.source.clone(), rois.geometry);
-            return Err(EngineError::Geometry { source_name, got, expected: geometry });
-        }
-        if let Some(wrong) = BlockGrid::too_close(&config.register, geometry) {
-            return Err(EngineError::Blocks(wrong));
-        }
-        let mut rigid = Rigid::new(&config.register, geometry);
-        let mut has_reference = false;
-        if let Some(reference) = &rois.reference
-            && config.register.enabled
-        {
-            rigid.set_reference(reference)?;
-            has_reference = true;
-        }
-        let mut sampler = Sampler::new(&config.sample, rois)?;
-        let block_px = rigid.block_grid().map_or(0, |grid| grid.limit_px().ceil() as i32);
-        let aside_px = (block_px, block_px + config.register.bidirectional_phase.largest_px().ceil() as i32);
-        if config.register.bidirectional_phase.is_on() {
-            sampler.keep_lines_apart();
-        }
-        let samples = SampleBuffer::new(sampler.roi_count());
-        let estimate = config.activity.detector_offset_counts.is_none();
-        let histogram = if estimate { vec![0; HISTOGRAM_BINS] } else { Vec::new() };
-        let has_neuropil = config.sample.neuropil_is_on();
-        let centres_px: Vec<_> = (0..sampler.roi_count()).map(|roi| sampler.centre_px(roi)).collect();
-        let shifts_px = Vec::with_capacity(centres_px.len());
-        Ok(Self { rigid, sampler, samples, has_reference, has_neuropil, shifts_px, centres_px, aside_px, histogram })
-    }
-
-    /// Samples a frame whose content and template lie as `lie` says: where blocks have shifts of their own, every ROI at
-    /// that of its middle.
-    fn sample(
-        &mut self,
-        view: &FrameView,
-        lie: (&Registration, Option<TemplateOffset>),
-        odd_lines_px: f64,
-        (block_dy_px, block_dx_px): (&[f32], &[f32]),
-    ) {
-        let (registration, offset) = lie;
-        let moved_px = registration.moved_px(offset);
-        let Some(grid) = self.rigid.block_grid().filter(|grid| grid.fits(block_dy_px, block_dx_px)) else {
-            return self.sampler.step_lines(view, moved_px, odd_lines_px, &mut self.samples);
-        };
-        let template_px = (moved_px.0 - registration.dy_px, moved_px.1 - registration.dx_px);
-        self.shifts_px.clear();
-        for &(row, column) in &self.centres_px {
-            let (dy, dx) = grid.at(block_dy_px, block_dx_px, row + template_px.0, column + template_px.1);
-            self.shifts_px.push((moved_px.0 + dy, moved_px.1 + dx));
-        }
-        self.sampler.step_moved(view, &self.shifts_px, odd_lines_px, &mut self.samples);
-    }
-
-    /// Whether there are no ROIs.
-    fn is_empty(&self) -> bool {
-        self.sampler.roi_count() == 0
-    }
-
-    /// Enters a frame's samples into the histogram.
-    fn observe(&mut self, samples: &[u16]) {
-        if !self.histogram.is_empty() {
-            for &sample in samples.iter().step_by(HISTOGRAM_STRIDE) {
-                self.histogram[usize::from(sample)] += 1;
-            }
-        }
     }
 }
 

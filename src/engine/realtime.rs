@@ -224,6 +224,8 @@ pub struct Realtime<C: Clock> {
     silent: bool,
     last_heartbeat_ns: u64,
     frames_since_snapshot: u64,
+    /// The volume at hand, and whether it is skipped.
+    volume: Option<(u64, bool)>,
     /// Baselines that were complete at the last snapshot; none before the first one.
     baselines_seen: Option<u64>,
 }
@@ -262,6 +264,7 @@ impl<C: Clock> Realtime<C> {
             silent: true,
             last_heartbeat_ns: 0,
             frames_since_snapshot: 0,
+            volume: None,
             baselines_seen: None,
         }
     }
@@ -331,11 +334,26 @@ impl<C: Clock> Realtime<C> {
         act(&mut self.driver, &mut sink);
     }
 
+    /// Whether a newer frame of the same plane waits behind this one. A volume is skipped whole, or not at all.
+    fn is_overtaken(&mut self, item: &FrameItem) -> bool {
+        let Some(meta) = meta_of(item) else { return false };
+        if self.volume.is_none_or(|(index, _)| index != meta.index) {
+            let is_newer = |waiting: &FrameItem| {
+                meta_of(waiting).is_some_and(|other| other.plane == meta.plane && other.index > meta.index)
+            };
+            let waiting = self.ends.frames.read_chunk(self.ends.frames.slots());
+            let overtaken = waiting.is_ok_and(|waiting| {
+                let (first, second) = waiting.as_slices();
+                first.iter().chain(second).any(is_newer)
+            });
+            self.volume = Some((meta.index, overtaken));
+        }
+        self.volume.is_some_and(|(_, overtaken)| overtaken)
+    }
+
     fn take_frame(&mut self) -> bool {
         let Ok(item) = self.ends.frames.pop() else { return false };
-        let skip = self.settings.overload == Overload::Latest
-            && matches!(item, FrameItem::Pixels(_) | FrameItem::Values(_))
-            && matches!(self.ends.frames.peek(), Ok(FrameItem::Pixels(_) | FrameItem::Values(_)));
+        let skip = self.settings.overload == Overload::Latest && self.is_overtaken(&item);
         let input_seq = self.driver.engine().next_seq();
         self.with_sink(0, |driver, sink| match &item {
             FrameItem::Pixels(slot) if skip => driver.take(skipped(&slot.meta), sink),
@@ -425,6 +443,15 @@ impl<C: Clock> Realtime<C> {
             until = until.min(now + 1_000_000);
         }
         std::thread::park_timeout(Duration::from_nanos(until.saturating_sub(now).max(1)));
+    }
+}
+
+/// What a frame that was not refused says of itself.
+fn meta_of(item: &FrameItem) -> Option<&FrameMeta> {
+    match item {
+        FrameItem::Pixels(slot) => Some(&slot.meta),
+        FrameItem::Values(slot) => Some(&slot.meta),
+        FrameItem::Refused(..) => None,
     }
 }
 

@@ -1,5 +1,6 @@
 //! Save and load: the whole state of the engine, stage by stage, in the order of the way of a frame.
 
+use super::planes::Volume;
 use super::{Engine, Phase, State, StreamShape};
 use crate::frame::Geometry;
 use crate::task::{Screen, TaskState};
@@ -36,7 +37,7 @@ pub enum EngineStateError {
 }
 
 impl State {
-    pub(super) fn new(segment: u32, roi_count: usize, segments: usize) -> Self {
+    pub(super) fn new(segment: u32, roi_count: usize, segments: usize, volume: Volume) -> Self {
         Self {
             next_seq: 0,
             segment,
@@ -55,7 +56,7 @@ impl State {
             trial: 0,
             range: None,
             calibration: crate::task::Calibration::with_capacity(segments),
-            offset: None,
+            volume,
             roi_valid: vec![false; roi_count],
             cursor: f64::NAN,
             rotation_deg: f64::NAN,
@@ -91,7 +92,8 @@ impl Engine {
         // Writing to memory does not fail, and a state that could not be written would not load: nothing is hidden.
         let _ = postcard::to_io(&self.state, &mut *out);
         if let Some(path) = &self.pixels {
-            path.rigid.save(out);
+            path.planes.iter().for_each(|plane| plane.rigid.save(out));
+            path.planes.iter().flat_map(|plane| &plane.axial).for_each(|axial| axial.save(out));
             let _ = postcard::to_io(&path.histogram, &mut *out);
         }
         let _ = self.activity.save(out);
@@ -110,8 +112,14 @@ impl Engine {
             return Err(EngineStateError::Rois { got, expected });
         }
         if let Some(path) = &mut self.pixels {
-            let used = path.rigid.load(rest)?;
-            rest = rest.get(used..).ok_or(EngineStateError::Parts("registration"))?;
+            for plane in &mut path.planes {
+                let used = plane.rigid.load(rest)?;
+                rest = rest.get(used..).ok_or(EngineStateError::Parts("registration"))?;
+            }
+            path.settle_depth();
+            for axial in path.planes.iter_mut().flat_map(|plane| &mut plane.axial) {
+                rest = axial.load(rest)?;
+            }
             let (histogram, after): (Vec<u64>, &[u8]) = postcard::take_from_bytes(rest)?;
             if histogram.len() != path.histogram.len() {
                 return Err(EngineStateError::Parts("histogram"));
@@ -130,8 +138,11 @@ impl Engine {
         if !at.is_empty() {
             return Err(EngineStateError::Parts("bytes are left over"));
         }
+        if !state.volume.fits(&self.state.volume) {
+            return Err(EngineStateError::Parts("planes"));
+        }
         self.state = state;
-        self.odd_lines_px = self.pixels.as_ref().map_or(0.0, |path| path.rigid.odd_lines_px());
+        self.find_needed_planes();
         if let Some((threshold, range_low)) = self.state.range {
             self.feedback.set_range(threshold, range_low);
         }
@@ -142,7 +153,7 @@ impl Engine {
     pub fn state_capacity(&self) -> usize {
         let mut bytes = Vec::new();
         self.save(&mut bytes);
-        let pixels = StreamShape::geometry(&self.stream).map_or(0, Geometry::count);
+        let pixels = self.planes.len() * StreamShape::geometry(&self.stream).map_or(0, Geometry::count);
         // A template and its accumulators come on top of an empty engine's state, 4 + 4 + 8 + 4 bytes a pixel, and the
         // history of each ROI.
         2 * bytes.len() + 24 * pixels + self.activity.state_bytes_max() + (1 << 20)

@@ -3,14 +3,14 @@
 //! The baseline's x is not in the journal. It is recomputed here by an engine that takes the recorded inputs, and is
 //! kept only where that engine found the same calibration as the session did.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use super::csv::{intends_reward, latency_us};
 use super::notes::Notes;
 use crate::decode::Ensembles;
 use crate::engine::{Command, CommandOutcome, Engine};
 use crate::journal::{
-    JournalError, JournalRecord, SessionFiles, Summary, calibration_record, engine_of, input_of, is_decided,
+    JournalError, JournalRecord, SessionFiles, Summary, calibration_record, engine_of, input_of, is_decided, is_frame,
 };
 use crate::proto::v1::{self, EventKind};
 use crate::report::{
@@ -30,8 +30,8 @@ pub(super) struct Gathered {
     pub notes: Notes,
     /// Head of the last segment, and the last state of the engine in it.
     pub snapshot: Option<(v1::SessionHead, Vec<u8>)>,
-    /// The last decision that says where the template lies.
-    pub offset: Option<Offset>,
+    /// Where each plane's template lies, as the last frame of it said.
+    pub offsets: BTreeMap<u32, Offset>,
     pub detector_offset_counts: Option<f64>,
 }
 
@@ -91,7 +91,7 @@ impl Pass {
             triggers: Vec::new(),
             notes: Notes::default(),
             snapshot: None,
-            offset: None,
+            offsets: BTreeMap::new(),
             detector_offset_counts: None,
         };
         Self {
@@ -151,9 +151,10 @@ impl Pass {
     fn decision(&mut self, input: &v1::InputRecord, d: &v1::DecisionRecord) {
         self.found.summary.count(input, d);
         self.replayed(input, d);
-        if d.offset_score >= 0.0 {
+        if is_frame(input) && d.offset_score >= 0.0 {
             let (dy_px, dx_px) = (d.offset_dy_px, d.offset_dx_px);
-            self.found.offset = Some(Offset { dy_px, dx_px, score: d.offset_score, trusted: d.offset_trusted });
+            let offset = Offset { dy_px, dx_px, score: d.offset_score, trusted: d.offset_trusted };
+            self.found.offsets.insert(input.plane, offset);
         }
         self.found.detector_offset_counts = Some(d.detector_offset_counts);
         let reward = intends_reward(d);

@@ -129,15 +129,15 @@ impl Notes {
         }
     }
 
-    /// The sentences. `offset` is where the template lay at the end; `name` is what the report calls a ROI.
-    pub fn sentences(&self, offset: Option<Offset>, name: impl Fn(u32) -> String) -> Vec<String> {
+    /// The sentences. `offsets` say where each plane's template lay at the end; `name` is what the report calls a ROI.
+    pub fn sentences(&self, offsets: &BTreeMap<u32, Offset>, name: impl Fn(u32) -> String) -> Vec<String> {
         let mut said = Vec::from_iter(self.broken_off.clone());
         match self.unfinished {
             0 => {}
             1 => said.push("The service ended in 1 segment without closing its journal.".to_owned()),
             n => said.push(format!("The service ended in {n} segments without closing their journals.")),
         }
-        let untrusted = offset.filter(|o| !o.trusted);
+        let untrusted = offsets.values().find(|o| !o.trusted);
         for (id, text) in &self.warnings {
             // The sentence with the numbers says the same.
             if *id != WARNING_OFFSET || untrusted.is_none() {
@@ -258,7 +258,7 @@ mod tests {
         }
         notes.frame(31, [2].into_iter());
         notes.frame(32, [].into_iter());
-        let said = notes.sentences(None, |roi| format!("P+ {roi}"));
+        let said = notes.sentences(&BTreeMap::new(), |roi| format!("P+ {roi}"));
         assert_eq!(
             said,
             [
@@ -281,7 +281,7 @@ mod tests {
             notes.frame(index, [].into_iter());
             notes.f0(index, 4, 300.0, f0);
         }
-        let said = notes.sentences(None, |roi| format!("P+ {roi}"));
+        let said = notes.sentences(&BTreeMap::new(), |roi| format!("P+ {roi}"));
         let expected = "F0 of P+ 4 lay below 2 % of its F in 2 of 4 frames after the baseline (lowest 1.2 counts, \
                         first at frame 9)";
         assert!(said.len() == 1 && said[0].starts_with(expected), "{said:?}");
@@ -291,7 +291,7 @@ mod tests {
     fn silence_after_the_last_frame_is_no_trouble() {
         let mut notes = Notes::default();
         notes.event(&event(EventKind::Gap, 20, 0, 0.2, ""), &v1::InputRecord::default());
-        assert!(notes.sentences(None, |_| String::new()).is_empty());
+        assert!(notes.sentences(&BTreeMap::new(), |_| String::new()).is_empty());
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
         let mut notes = Notes::default();
         notes.event(&event(EventKind::Warning, 1, WARNING_OFFSET, 0.0, "badly"), &v1::InputRecord::default());
         let offset = Offset { dy_px: 3.21, dx_px: -1.0, score: 0.312, trusted: false };
-        let said = notes.sentences(Some(offset), |_| String::new());
+        let said = notes.sentences(&BTreeMap::from([(0, offset)]), |_| String::new());
         assert_eq!(said.len(), 1);
         assert!(said[0].contains("+3.2 rows, -1.0 columns, score 0.31"), "{said:?}");
     }

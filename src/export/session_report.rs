@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::ExportError;
 use super::csv::roi_count;
-use super::gather::{Gathered, Offset, frame_rate_hz, gather};
+use super::gather::{Gathered, frame_rate_hz, gather};
 use crate::config::{RigConfig, load_text};
 use crate::decode::Ensembles;
 use crate::frame::{Geometry, Image};
@@ -17,7 +17,7 @@ use crate::journal::{
 };
 use crate::proto::v1;
 use crate::report::{
-    FrameCounts, Provenance, Roi, RoiShape, Role, SessionReport, StageLatency, TemplateFit, Triggers, render,
+    FrameCounts, Plane, Provenance, Roi, RoiShape, Role, SessionReport, StageLatency, TemplateFit, Triggers, render,
 };
 
 /// ROIs whose traces are shown where there are no ensembles.
@@ -43,15 +43,18 @@ pub fn write_report(directory: &Path) -> Result<PathBuf, ExportError> {
     Ok(path)
 }
 
-/// The mean image of the session in `directory`, as its report shows it, and by how many rows and columns the ROIs lie
-/// moved on it, in pixels. `None` where no pixels were seen.
+/// The mean image of a plane (of the first that was read, where none is named) of the session in `directory`, as its
+/// report shows it, and by how many rows and columns the ROIs lie moved on it, in pixels. `None` where no pixels were
+/// seen.
 ///
 /// # Errors
 /// There is no session, or its head makes no sense.
-pub fn session_image(directory: &Path) -> Result<Option<(Image, [f64; 2])>, ExportError> {
+pub fn session_image(directory: &Path, plane: Option<u32>) -> Result<Option<(Image, [f64; 2])>, ExportError> {
     let report = session_report(directory)?;
-    let moved = report.template.map_or([0.0; 2], |fit| [f64::from(fit.dy_px), f64::from(fit.dx_px)]);
-    Ok(report.mean_image.map(|image| (image, moved)))
+    let shown = report.planes.into_iter().find(|shown| plane.is_none_or(|plane| plane == shown.number));
+    let Some(Plane { mean_image, template, .. }) = shown else { return Ok(None) };
+    let moved = template.map_or([0.0; 2], |fit| [f64::from(fit.dy_px), f64::from(fit.dx_px)]);
+    Ok(mean_image.map(|image| (image, moved)))
 }
 
 /// The session in `directory` as the report shows it.
@@ -97,9 +100,12 @@ fn assemble(files: &SessionFiles, head: &v1::SessionHead, config: &RigConfig, fo
         e if e.minus.contains(&id) => Role::Minus,
         _ => Role::Other,
     };
-    let template = found.snapshot.as_ref().and_then(|(head, state)| template(head, state));
-    let trusted = found.offset.filter(|o| o.trusted);
-    let shift_px = if template.is_some() { trusted } else { None };
+    let mut planes = planes(config, &found);
+    if let [only] = &mut planes[..]
+        && only.mean_image.is_none()
+    {
+        only.mean_image = reference(head, geometry);
+    }
     let name = |id: u32| match role(id) {
         Role::Plus => format!("P+ {id}"),
         Role::Minus => format!("P\u{2212} {id}"),
@@ -116,9 +122,8 @@ fn assemble(files: &SessionFiles, head: &v1::SessionHead, config: &RigConfig, fo
         frame_rate_hz: rate_hz,
         provenance: provenance(files, head, config, adapter, &found),
         geometry,
-        mean_image: template.or_else(|| reference(head, geometry)),
-        rois: rois(head, role, shift_px),
-        template: trusted.map(|o| TemplateFit { dy_px: o.dy_px as f32, dx_px: o.dx_px as f32, score: o.score as f32 }),
+        rois: rois(head, role, &planes),
+        planes,
         target_deg: config.task.as_ref().map_or(90.0, |task| task.target_deg),
         triggers: Triggers {
             intended: c.rewards_intended,
@@ -139,7 +144,7 @@ fn assemble(files: &SessionFiles, head: &v1::SessionHead, config: &RigConfig, fo
         latency,
         stages,
         latency_histogram: None,
-        warnings: found.notes.sentences(found.offset, name),
+        warnings: found.notes.sentences(&found.offsets, name),
         stand_in_learner: stand_in(adapter, config),
         frames: found.frames,
         traces: found.traces,
@@ -148,11 +153,24 @@ fn assemble(files: &SessionFiles, head: &v1::SessionHead, config: &RigConfig, fo
     }
 }
 
-/// The template in the engine's last saved state.
-fn template(head: &v1::SessionHead, state: &[u8]) -> Option<Image> {
-    let mut engine = engine_of(head).ok()?;
-    engine.load(state).ok()?;
-    engine.template()
+/// The planes that were read, with the templates in the engine's last saved state.
+fn planes(config: &RigConfig, found: &Gathered) -> Vec<Plane> {
+    let engine = found.snapshot.as_ref().and_then(|(head, state)| {
+        let mut engine = engine_of(head).ok()?;
+        engine.load(state).ok()?;
+        Some(engine)
+    });
+    let plane = |&number: &u32| {
+        let trusted = found.offsets.get(&number).filter(|o| o.trusted);
+        let fit = |o: &super::gather::Offset| TemplateFit {
+            dy_px: o.dy_px as f32,
+            dx_px: o.dx_px as f32,
+            score: o.score as f32,
+        };
+        let mean_image = engine.as_ref().and_then(|engine| engine.template(number));
+        Plane { number, mean_image, template: trusted.map(fit) }
+    };
+    config.stream.plane.as_slice().iter().map(plane).collect()
 }
 
 /// The image that the ROIs were drawn on, where pixels of that size were seen; a drawing of the masks is none.
@@ -163,22 +181,29 @@ fn reference(head: &v1::SessionHead, geometry: Option<Geometry>) -> Option<Image
 }
 
 /// All ROIs; those of integrated values have a number and no place.
-fn rois(head: &v1::SessionHead, role: impl Fn(u32) -> Role, shift_px: Option<Offset>) -> Vec<Roi> {
+fn rois(head: &v1::SessionHead, role: impl Fn(u32) -> Role, planes: &[Plane]) -> Vec<Roi> {
     let set = head.rois.as_ref().map(roi_set_of).unwrap_or_default();
     if set.rois.is_empty() {
         let nowhere = |id| Roi {
             id,
             name: String::new(),
             role: role(id),
+            plane: 0,
             shape: RoiShape::Pixels(Vec::new()),
             centre_px: [f32::NAN; 2],
         };
         return (0..roi_count(head) as u32).map(nowhere).collect();
     }
-    let (dy, dx) = shift_px.map_or((0, 0), |o| (o.dy_px.round() as i64, o.dx_px.round() as i64));
     let moved =
         |at: u32, by: i64, size: usize| u32::try_from(i64::from(at) + by).ok().filter(|&at| (at as usize) < size);
     let shown = |roi: &crate::sample::Roi| {
+        // Masks of one plane belong to the one that is read, whatever their file calls it.
+        let plane = match planes {
+            [only] => Some(only),
+            several => several.iter().find(|plane| plane.number == roi.plane),
+        };
+        let fit = plane.filter(|plane| plane.mean_image.is_some()).and_then(|plane| plane.template);
+        let (dy, dx) = fit.map_or((0, 0), |fit| (fit.dy_px.round() as i64, fit.dx_px.round() as i64));
         let (height, width) = (set.geometry.height_px, set.geometry.width_px);
         let pixels = roi.pixels.iter().filter_map(|p| Some([moved(p.row, dy, height)?, moved(p.col, dx, width)?]));
         let pixels: Vec<[u32; 2]> = pixels.collect();
@@ -186,7 +211,8 @@ fn rois(head: &v1::SessionHead, role: impl Fn(u32) -> Role, shift_px: Option<Off
         let centre_px = [mean(0) as f32, mean(1) as f32];
         // A name that only repeats the number says nothing.
         let name = if roi.name == roi.id.to_string() { String::new() } else { roi.name.clone() };
-        Roi { id: roi.id, name, role: role(roi.id), centre_px, shape: RoiShape::Pixels(pixels) }
+        let plane = plane.map_or(roi.plane, |plane| plane.number);
+        Roi { id: roi.id, name, role: role(roi.id), plane, centre_px, shape: RoiShape::Pixels(pixels) }
     };
     set.rois.iter().map(shown).collect()
 }

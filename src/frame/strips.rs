@@ -128,13 +128,14 @@ pub struct FrameAssembly {
     pixel_type: PixelType,
     inverted: bool,
     rows_px: usize,
-    index: u64,
+    /// Of the frame that is being put together.
+    begun: FrameMeta,
 }
 
 impl FrameAssembly {
     /// For frames of this geometry and type; `inverted` undoes storage as "largest value minus brightness".
     pub fn new(geometry: Geometry, pixel_type: PixelType, inverted: bool) -> Self {
-        Self { geometry, pixel_type, inverted, rows_px: 0, index: 0 }
+        Self { geometry, pixel_type, inverted, rows_px: 0, begun: FrameMeta::default() }
     }
 
     /// Rows of the frame that is being put together; 0 when none is.
@@ -147,15 +148,15 @@ impl FrameAssembly {
         self.rows_px = 0;
     }
 
-    /// The refusal of a half-assembled frame when another one begins, if there is one.
-    pub fn interrupted_by(&mut self, next: u64) -> Option<FrameRefusal> {
-        if self.rows_px == 0 || self.index == next {
+    /// The half-assembled frame when another one begins, if there is one, and its refusal.
+    pub fn interrupted_by(&mut self, next: &FrameMeta) -> Option<(FrameMeta, FrameRefusal)> {
+        let FrameMeta { index, plane, channel, .. } = self.begun;
+        if self.rows_px == 0 || (index, plane, channel) == (next.index, next.plane, next.channel) {
             return None;
         }
-        let refusal =
-            FrameRefusal::Incomplete { index: self.index, rows: self.rows_px, height: self.geometry.height_px, next };
+        let (rows, height, next) = (self.rows_px, self.geometry.height_px, next.index);
         self.rows_px = 0;
-        Some(refusal)
+        Some((self.begun, FrameRefusal::Incomplete { index, rows, height, next }))
     }
 
     /// Writes a strip into `slot`. `Ok(true)` when the frame is whole.
@@ -181,7 +182,7 @@ impl FrameAssembly {
             return Err(FrameRefusal::PayloadLength { index, got, expected, rows, width, pixel_type });
         }
         if offset == 0 {
-            self.index = index;
+            self.begun = strip.frame;
             slot.meta = strip.frame;
         }
         canonical(payload, self.pixel_type, self.inverted, &mut slot.samples[offset * width..(offset + rows) * width]);
@@ -258,7 +259,11 @@ mod tests {
         let mut slot = FrameSlot::new(geometry, PixelType::U8);
         let mut assembly = FrameAssembly::new(geometry, PixelType::U8, false);
         assert_eq!(assembly.add(&strip(3, 0, 5), &[1; 20], &mut slot), Ok(false));
-        let refusal = assembly.interrupted_by(4).expect("it was not whole");
+        let same = FrameMeta { index: 3, ..FrameMeta::default() };
+        assert_eq!(assembly.interrupted_by(&same), None);
+        let next = FrameMeta { index: 4, ..FrameMeta::default() };
+        let (begun, refusal) = assembly.interrupted_by(&next).expect("it was not whole");
+        assert_eq!(begun.index, 3);
         assert_eq!(refusal.to_string(), "frame 3: only 5 of 8 rows came before frame 4 began");
         assert_eq!(assembly.add(&strip(4, 0, 0), &[2; 32], &mut slot), Ok(true));
     }

@@ -11,7 +11,7 @@ use crate::engine::{
 use crate::frame::{FrameMeta, Geometry, Image, PixelType};
 use crate::proto::v1;
 use crate::register::{FitVerdict, Registration, TemplateOffset};
-use crate::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
+use crate::sample::{PlaneImage, ReferenceKind, Roi, RoiPixel, RoiSet};
 use crate::task::{Calibration, Screen, TaskState};
 use crate::trigger::{LimitVerdict, Output, TriggerId};
 
@@ -101,6 +101,10 @@ fn warning_text(id: u64) -> &'static str {
         crate::engine::WARNING_TEMPLATE_LOST => {
             "the template was not yet on the disk when the service ended: take another baseline"
         }
+        crate::engine::WARNING_Z_DRIFT => {
+            "the brain has drifted in depth by more than register.z_warning_um (value: by how many um, towards later \
+             slices): refocus, or stop"
+        }
         crate::engine::WARNING_NO_REFERENCE => {
             "the ROIs have no reference image: their place on today's image is unchecked"
         }
@@ -125,6 +129,7 @@ fn decision_record(d: &Decision) -> v1::DecisionRecord {
         offset_score: d.offset.map_or(-1.0, |o| o.score),
         offset_trusted: d.offset.is_some_and(|o| o.trusted),
         odd_lines_px: d.odd_lines_px,
+        z_drift_um: d.z_drift_um,
         block_dy_px: d.block_dy_px.clone(),
         block_dx_px: d.block_dx_px.clone(),
         detector_offset_counts: d.detector_offset_counts,
@@ -251,6 +256,7 @@ pub fn input_of<'a>(
                 trusted: decision.offset_trusted,
             }),
             odd_lines_px: decision.odd_lines_px,
+            z_drift_um: decision.z_drift_um,
             block_dy_px: &decision.block_dy_px,
             block_dx_px: &decision.block_dx_px,
             detector_offset_counts: decision.detector_offset_counts,
@@ -449,14 +455,29 @@ pub fn roi_set_record(set: &RoiSet) -> v1::RoiSetRecord {
                 weights: roi.pixels.iter().map(|p| p.weight).collect(),
             })
             .collect(),
-        reference: set.reference.as_ref().map(|image| v1::ReferenceImage {
-            height_px: image.geometry.height_px as u32,
-            width_px: image.geometry.width_px as u32,
-            values_counts: image.values.clone(),
-        }),
+        reference: set.reference.as_ref().map(image_record),
         reference_rendered: set.reference_kind == ReferenceKind::RenderedFromMasks,
         source: set.source.clone(),
+        templates: set
+            .templates
+            .iter()
+            .map(|of_plane| v1::PlaneTemplate { plane: of_plane.plane, image: Some(image_record(&of_plane.image)) })
+            .collect(),
+        z_stack: set.z_stack.iter().map(image_record).collect(),
     }
+}
+
+fn image_record(image: &Image) -> v1::ReferenceImage {
+    v1::ReferenceImage {
+        height_px: image.geometry.height_px as u32,
+        width_px: image.geometry.width_px as u32,
+        values_counts: image.values.clone(),
+    }
+}
+
+fn image_of(r: &v1::ReferenceImage) -> Image {
+    let geometry = Geometry::new(r.height_px as usize, r.width_px as usize);
+    Image { geometry, values: r.values_counts.clone() }
 }
 
 /// A set of ROIs from a message. Lists of unequal length are cut to the shortest; [`RoiSet::check`] judges the rest.
@@ -467,10 +488,8 @@ pub fn roi_set_of(r: &v1::RoiSetRecord) -> RoiSet {
         let pixels = places.map(|(k, (&row, &col))| RoiPixel { row, col, weight: weight(k) }).collect();
         Roi { id, name: roi.name.clone(), plane: roi.plane, pixels }
     });
-    let reference = r.reference.as_ref().map(|image| Image {
-        geometry: Geometry::new(image.height_px as usize, image.width_px as usize),
-        values: image.values_counts.clone(),
-    });
+    let reference = r.reference.as_ref().map(image_of);
+    let template = |t: &v1::PlaneTemplate| Some(PlaneImage { plane: t.plane, image: image_of(t.image.as_ref()?) });
     let reference_kind = match (&reference, r.reference_rendered) {
         (None, _) => ReferenceKind::None,
         (Some(_), true) => ReferenceKind::RenderedFromMasks,
@@ -481,6 +500,8 @@ pub fn roi_set_of(r: &v1::RoiSetRecord) -> RoiSet {
         rois: rois.collect(),
         reference,
         reference_kind,
+        templates: r.templates.iter().filter_map(template).collect(),
+        z_stack: r.z_stack.iter().map(image_of).collect(),
         source: r.source.clone(),
     }
 }

@@ -108,7 +108,7 @@ impl SessionDirectory {
     pub fn open_pixels(
         &self,
         config: &RigConfig,
-        boxes: Vec<PixelBox>,
+        boxes: Vec<(u32, PixelBox)>,
         patient: bool,
         give_back: impl Fn(FrameItem) + Send + 'static,
     ) -> Result<Option<PixelsWriter>, DirectoryError> {

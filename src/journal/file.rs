@@ -1,8 +1,8 @@
 //! An MCAP file that grows in sealed blocks.
 //!
-//! The MCAP writer writes to memory; [`SealedFile::commit`] ends the chunk, appends the [`Seal`] of everything since the
-//! last one, and brings the block to the disk in one piece. A write that fails (a full disk)
-//! changes nothing: the block stays in memory and is written again, over what the failure left, by the next sync.
+//! The MCAP writer writes to memory; [`SealedFile::commit`] ends the chunk, appends the [`Seal`] of everything since
+//! the last one, and brings the block to the disk in one piece. A write that fails (a full disk) changes nothing: the
+//! block stays in memory and is written again, over what the failure left, by the next sync.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -106,6 +106,8 @@ pub struct Segment {
     /// From a frame's last byte to its decision (`total`), the stages, and `reward`: from the last byte of a frame that
     /// earned one to the write to the device. Microseconds.
     pub latency_us: Vec<StageLatency>,
+    /// How far the brain drifted in depth; absent where that was not followed.
+    pub z_drift: Option<DriftSeen>,
     /// What happened: numbers of each kind, by the name that `events.csv` has for it.
     pub events: BTreeMap<String, u64>,
     /// What the engine warned of, each once.
@@ -119,6 +121,7 @@ pub struct Counters {
     pub frames_in: u64,
     pub frames_decided: u64,
     pub frames_doubted: u64,
+    pub frames_gathered: u64,
     pub frames_skipped: u64,
     pub frames_refused: u64,
     pub trials: u64,
@@ -139,6 +142,7 @@ impl Counters {
             frames_in: c.frames_in,
             frames_decided: c.frames_decided,
             frames_doubted: c.frames_doubted,
+            frames_gathered: c.frames_gathered,
             frames_skipped: c.frames_skipped,
             frames_refused: c.frames_refused,
             trials: c.trials,
@@ -154,11 +158,12 @@ impl Counters {
     }
 
     /// Each with its name, in the order of their declaration.
-    pub fn named(&self) -> [(&'static str, u64); 14] {
+    pub fn named(&self) -> [(&'static str, u64); 15] {
         [
             ("frames_in", self.frames_in),
             ("frames_decided", self.frames_decided),
             ("frames_doubted", self.frames_doubted),
+            ("frames_gathered", self.frames_gathered),
             ("frames_skipped", self.frames_skipped),
             ("frames_refused", self.frames_refused),
             ("trials", self.trials),
@@ -178,6 +183,7 @@ impl Counters {
         self.frames_in += other.frames_in;
         self.frames_decided += other.frames_decided;
         self.frames_doubted += other.frames_doubted;
+        self.frames_gathered += other.frames_gathered;
         self.frames_skipped += other.frames_skipped;
         self.frames_refused += other.frames_refused;
         self.trials += other.trials;
@@ -268,6 +274,17 @@ pub struct BaselineSeen {
     pub odd_lines_px: Option<f64>,
     /// The detector's offset that it left, in counts.
     pub detector_offset_counts: f64,
+}
+
+/// A drift in depth, towards later slices, in um.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct DriftSeen {
+    /// At the end.
+    pub last_um: f64,
+    /// Furthest from 0.
+    pub largest_um: f64,
+    /// The frame of that.
+    pub largest_frame: u64,
 }
 
 /// A threshold that came into force.

@@ -19,6 +19,7 @@ pub mod diff;
 mod directory;
 #[allow(clippy::disallowed_types, reason = "the buffer between the MCAP writer and its file; one thread has both ends")]
 mod file;
+mod images;
 pub mod inspect;
 mod kept_pixels;
 mod pixels;
@@ -39,6 +40,7 @@ pub use convert::{
 };
 pub use diff::{Comparison, diff};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
+pub use images::{ImageError, with_images};
 pub use inspect::{Counters, DamageFound, Inspection, Segment, inspect};
 pub use kept_pixels::{Found, KeptPixels};
 pub use pixels::{Kept, PixelsError, pack, unpack, unpack_boxes};

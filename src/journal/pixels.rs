@@ -20,8 +20,8 @@ use crate::sample::PixelBox;
 pub enum Kept {
     /// Every pixel.
     All,
-    /// These boxes, moved by the frame's shift.
-    Boxes(Vec<PixelBox>),
+    /// Of each plane these boxes, moved by the frame's shift.
+    Boxes(Vec<(u32, PixelBox)>),
 }
 
 /// Pixels around a moved box that bilinear interpolation reads as well.
@@ -34,7 +34,8 @@ pub fn pack(slot: &FrameSlot, input_seq: u64, moved_px: (f64, f64), kept: &Kept)
     let (samples, patches) = match kept {
         Kept::All => (&slot.samples[..], Vec::new()),
         Kept::Boxes(boxes) => {
-            let mut patches: Vec<_> = boxes.iter().filter_map(|b| moved(b, moved_px, height_px, width_px)).collect();
+            let own = boxes.iter().filter(|(plane, _)| *plane == slot.meta.plane);
+            let mut patches: Vec<_> = own.filter_map(|(_, b)| moved(b, moved_px, height_px, width_px)).collect();
             if patches.is_empty() {
                 // A record without a box would be a whole frame.
                 patches.push(v1::FramePatch::default());
@@ -289,7 +290,7 @@ mod tests {
     fn a_frame_whose_boxes_all_lie_outside_is_not_a_whole_frame() {
         let geometry = Geometry::new(4, 4);
         let frame = slot(&[7; 16], geometry, PixelType::U16);
-        let record = pack(&frame, 3, (900.0, 0.0), &Kept::Boxes(vec![PixelBox { rows: 0..2, cols: 0..2 }]));
+        let record = pack(&frame, 3, (900.0, 0.0), &Kept::Boxes(vec![(0, PixelBox { rows: 0..2, cols: 0..2 })]));
         let mut back = FrameSlot::new(geometry, PixelType::U16);
         assert_eq!(unpack(&record, &mut back), Err(PixelsError::Boxes { input_seq: 3 }));
         assert_eq!(unpack_boxes(&record, &mut back), Ok(()));
@@ -315,7 +316,8 @@ mod tests {
         let samples: Vec<u16> = (0..48).collect();
         let frame = slot(&samples, geometry, PixelType::U16);
         let rest = PixelBox { rows: 2..3, cols: 6..8 };
-        let record = pack(&frame, 0, (1.5, -0.5), &Kept::Boxes(vec![rest]));
+        let record =
+            pack(&frame, 0, (1.5, -0.5), &Kept::Boxes(vec![(0, rest), (1, PixelBox { rows: 0..1, cols: 0..1 })]));
         // Rows 2 + 1 - 1 to 3 + 1 + 1 + 1, columns 6 - 1 - 1 to 8 - 1 + 1 + 1, cut at 6 and 8.
         assert_eq!(record.patches, [v1::FramePatch { row_px: 2, col_px: 4, height_px: 4, width_px: 4 }]);
         assert_eq!(record.base_counts, 20);
@@ -328,14 +330,11 @@ mod tests {
         let outside = v1::FramePatch { row_px: 2, col_px: 5, height_px: 4, width_px: 4 };
         let outside = v1::FrameRecord { patches: vec![outside], ..record.clone() };
         assert_eq!(unpack_boxes(&outside, &mut back), Err(PixelsError::Outside { input_seq: 0 }));
-        let far = pack(&frame, 0, (100.0, 0.0), &Kept::Boxes(vec![PixelBox { rows: 0..1, cols: 0..1 }]));
-        assert!(far.patches.is_empty() && far.planes.is_empty());
         // with a margin a box begins before the frame, and moves into it
-        let wide = PixelBox { rows: -4..5, cols: -2..3 };
-        let record = pack(&frame, 0, (3.0, 0.0), &Kept::Boxes(vec![wide]));
-        assert_eq!(record.patches, [v1::FramePatch { row_px: 0, col_px: 0, height_px: 6, width_px: 5 }]);
-        let record = pack(&frame, 0, (6.0, 5.0), &Kept::Boxes(vec![PixelBox { rows: -4..0, cols: -2..1 }]));
-        assert_eq!(record.patches, [v1::FramePatch { row_px: 1, col_px: 2, height_px: 5, width_px: 6 }]);
+        let of = |rows, cols, by| pack(&frame, 0, by, &Kept::Boxes(vec![(0, PixelBox { rows, cols })])).patches;
+        let patch = |row_px, col_px, height_px, width_px| v1::FramePatch { row_px, col_px, height_px, width_px };
+        assert_eq!(of(-4..5, -2..3, (3.0, 0.0)), [patch(0, 0, 6, 5)]);
+        assert_eq!(of(-4..0, -2..1, (6.0, 5.0)), [patch(1, 2, 5, 6)]);
     }
 
     #[test]

@@ -98,6 +98,7 @@ impl Summary {
                         c.frames_decided += 1;
                         c.frames_doubted += 1;
                     }
+                    v1::FrameVerdict::Gathered => c.frames_gathered += 1,
                     v1::FrameVerdict::Refused => c.frames_refused += 1,
                     _ => {}
                 }

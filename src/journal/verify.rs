@@ -322,8 +322,11 @@ impl Verifier {
         if d.f_counts.is_empty() || ends_baseline {
             return None;
         }
-        let (f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, sampled)?;
-        let same = |a: &[f64], b: &[f64]| a.iter().map(|v| v.to_bits()).eq(b.iter().map(|v| v.to_bits()));
+        let (rois, f, neuropil) = self.engine.sample_again(self.slot.as_ref()?, sampled)?;
+        let same = |found: &[f64], recorded: &[f64]| {
+            let recorded = rois.iter().take(found.len()).map(|&roi| recorded.get(roi as usize).map(|v| v.to_bits()));
+            found.iter().map(|v| Some(v.to_bits())).eq(recorded)
+        };
         if same(f, &d.f_counts) && same(neuropil, &d.f_neuropil_counts) {
             self.report.frames_sampled_again += 1;
             return None;

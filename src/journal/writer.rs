@@ -265,7 +265,7 @@ mod tests {
     fn what_was_lost_last_stands_in_the_file() {
         let directory = tempfile::tempdir().unwrap();
         let topics = Topic::ALL.map(|(_, name, schema)| (name, schema));
-        let head = v1::SessionHead::default();
+        let head = v1::SessionHead { format: crate::journal::FORMAT, ..v1::SessionHead::default() };
         let file =
             SealedFile::create(&directory.path().join(journal_file(0)), &topics, SyncPolicy::System, &head).unwrap();
         let mut journal = Journal { file, status: Arc::default(), last_seq: None, loss: None };

@@ -87,6 +87,17 @@ impl Filters {
         }
     }
 
+    /// Band-passes an image, as a template's `w0` is.
+    pub(super) fn band_of(&mut self, image: &[f32], width: usize) -> &[f32] {
+        self.run(image, width);
+        self.band()
+    }
+
+    /// What the band-pass leaves of a single pixel in its own place.
+    pub(super) fn centre(&self) -> f64 {
+        self.noise[0][LAGS * LAGS / 2]
+    }
+
     /// The band-passed image of the last [`Bank::build`].
     pub(super) fn band(&self) -> &[f32] {
         &self.scratch[0]
@@ -478,7 +489,7 @@ pub(super) fn centred(wx: i64, x: i64, weight_sum: f64, count: f64) -> f64 {
 }
 
 /// Rounds weights to integers within the limit; returns weight units per unit of the image.
-fn quantise_weights(source: &[f32], target: &mut [i8]) -> f64 {
+pub(super) fn quantise_weights(source: &[f32], target: &mut [i8]) -> f64 {
     let (mut square, mut largest) = (0.0f64, 0.0f64);
     for &v in source {
         square += f64::from(v) * f64::from(v);
@@ -500,7 +511,7 @@ fn quantise_weights(source: &[f32], target: &mut [i8]) -> f64 {
 }
 
 /// Spreads the image over the range of `u16`; returns its unit per step.
-fn quantise_image(image: &[f32], target: &mut [u16]) -> f64 {
+pub(super) fn quantise_image(image: &[f32], target: &mut [u16]) -> f64 {
     let (mut low, mut high) = (f32::INFINITY, f32::NEG_INFINITY);
     for &v in image {
         low = low.min(v);

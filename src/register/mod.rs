@@ -18,6 +18,7 @@
 //!
 //! **Invariant**: this stage reads no clock, and `step` allocates nothing.
 
+mod axial;
 mod bank;
 mod blocks;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod template;
 mod tests;
 mod wide;
 
+pub use axial::{Axial, AxialConfig, SLICES_MAX};
 pub use blocks::{BLOCKS_MAX, BlockGrid};
 pub use resample::resample;
 pub use rigid::Rigid;

@@ -148,6 +148,22 @@ impl Rigid {
         self.record.template.then(|| Image { geometry: self.geometry, values: self.mean.clone() })
     }
 
+    /// Whether there is a template.
+    pub(super) fn has_template(&self) -> bool {
+        self.record.template
+    }
+
+    /// The template, in counts.
+    pub(super) fn mean(&self) -> &[f32] {
+        &self.mean
+    }
+
+    /// How well an image fits the template, and where it lies on it, in whole pixels.
+    pub(super) fn place_of(&mut self, plane: Plane) -> (f64, (i32, i32)) {
+        let (fit, _) = self.reacquire(plane, true);
+        (fit.score, (fit.shift.0.round() as i32, fit.shift.1.round() as i32))
+    }
+
     /// Takes another day's template, frozen; the gain may differ.
     pub fn load_template(&mut self, image: &Image) -> Result<(), RegisterError> {
         self.check(image)?;

@@ -21,12 +21,10 @@ pub struct SessionReport {
     pub provenance: Provenance,
     /// Size of a frame, where pixels were seen.
     pub geometry: Option<Geometry>,
-    /// Mean image of the session (or its template), where pixels were seen.
-    pub mean_image: Option<Image>,
+    /// The planes that were read; one where the microscope integrated ROIs itself.
+    pub planes: Vec<Plane>,
     /// All regions of interest.
     pub rois: Vec<Roi>,
-    /// How the session's template lies on the reference of the ROIs.
-    pub template: Option<TemplateFit>,
     /// One row for each decided frame, in order of time.
     pub frames: Vec<FrameRow>,
     /// dF/F of the ensemble's ROIs, one sample for each row of `frames`.
@@ -99,13 +97,26 @@ pub struct Roi {
     pub name: String,
     /// Its part in the cursor.
     pub role: Role,
+    /// Its plane's number.
+    pub plane: u32,
     /// Its pixels or its outline.
     pub shape: RoiShape,
     /// Its centre, `[row, column]`, in pixels.
     pub centre_px: [f32; 2],
 }
 
-/// How the session's template lies on the reference of the ROIs.
+/// One plane.
+#[derive(Debug, Clone, Default)]
+pub struct Plane {
+    /// Its number.
+    pub number: u32,
+    /// Its mean image (or its template), where pixels were seen.
+    pub mean_image: Option<Image>,
+    /// How its template lies on the reference of its ROIs.
+    pub template: Option<TemplateFit>,
+}
+
+/// How a plane's template lies on the reference of its ROIs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TemplateFit {
     /// Offset in rows, in pixels.

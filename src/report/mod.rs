@@ -26,8 +26,8 @@ mod tables;
 mod tests;
 
 pub use data::{
-    Calibration, FrameCounts, FrameRow, LatencyHistogram, Outcome, Phase, Provenance, RewardFate, Roi, RoiShape, Role,
-    SessionReport, StageLatency, TemplateFit, Trace, TrialRow, TriggerFate, TriggerRow, Triggers,
+    Calibration, FrameCounts, FrameRow, LatencyHistogram, Outcome, Phase, Plane, Provenance, RewardFate, Roi, RoiShape,
+    Role, SessionReport, StageLatency, TemplateFit, Trace, TrialRow, TriggerFate, TriggerRow, Triggers,
 };
 pub use rois::{DrawnRoi, RoiPicture, rois_html, rois_png};
 

@@ -5,7 +5,7 @@
 use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::charts::{anatomy, calibration, closeup, cursor, grating, latency, motion, overview, traces};
-use super::data::{Phase, Role, SessionReport};
+use super::data::{Phase, Plane, Role, SessionReport};
 use super::digest::Digest;
 use super::{format, tables};
 
@@ -107,7 +107,8 @@ fn head(report: &SessionReport, digest: &Digest, title: &str, sections: &[Sectio
 fn sentence(report: &SessionReport, digest: &Digest) -> String {
     let n = |role| report.rois.iter().filter(|r| r.role == role).count();
     let (plus, minus) = (n(Role::Plus), n(Role::Minus));
-    if report.frames.is_empty() && report.trials.is_empty() && report.mean_image.is_none() {
+    let no_image = report.planes.iter().all(|plane| plane.mean_image.is_none());
+    if report.frames.is_empty() && report.trials.is_empty() && no_image {
         return "Nothing was recorded: no frame was decided and no trials were run.".to_owned();
     }
     let mut text = format::duration(report.duration_s);
@@ -202,23 +203,42 @@ fn legend(entries: &[(&str, &str)]) -> Markup {
     html! { ul.legend { @for (class, name) in entries { li { i class=(class) {} (name) } } } }
 }
 
+/// How a plane's template lies.
+fn template_sentence(plane: &Plane, several: bool) -> String {
+    let the = if several { "its" } else { "The session's" };
+    match &plane.template {
+        Some(t) => format!(
+            "{the} template lies {} rows and {} columns from the reference of the ROIs, with a score of {}; the masks \
+             were moved by as much.",
+            format::signed(f64::from(t.dy_px), 2),
+            format::signed(f64::from(t.dx_px), 2),
+            format::fixed(f64::from(t.score), 2)
+        ),
+        None if several => "the masks were used where they were drawn.".to_owned(),
+        None => "The masks were used where they were drawn.".to_owned(),
+    }
+}
+
 fn anatomy_section(report: &SessionReport) -> Section {
-    let body = match anatomy::anatomy(report) {
-        None => html! { p { "No pixels were recorded, so there is no image to show." } },
-        Some(picture) => html! {
-            p.say {
-                @match &report.template {
-                    Some(t) => {
-                        "The session's template lies " (format::signed(f64::from(t.dy_px), 2)) " rows and "
-                        (format::signed(f64::from(t.dx_px), 2)) " columns from the reference of the ROIs, "
-                        "with a score of "
-                        (format::fixed(f64::from(t.score), 2)) "; the masks were moved by as much."
-                    }
-                    None => { "The masks were used where they were drawn." }
+    let pictures: Vec<_> =
+        report.planes.iter().filter_map(|plane| Some((plane, anatomy::anatomy(report, plane)?))).collect();
+    let several = report.planes.len() > 1;
+    let body = match pictures.is_empty() {
+        true => html! { p { "No pixels were recorded, so there is no image to show." } },
+        false => html! {
+            @for (plane, _) in &pictures {
+                p.say {
+                    @if several { "Plane " (plane.number) ": " }
+                    (template_sentence(plane, several))
                 }
             }
             div.side {
-                (figure(picture, if report.mean_image.is_some() { ANATOMY_CAPTION } else { "" }))
+                div {
+                    @for (plane, picture) in &pictures {
+                        @if several { h3 { "Plane " (plane.number) } }
+                        (figure(picture.clone(), if plane.mean_image.is_some() { ANATOMY_CAPTION } else { "" }))
+                    }
+                }
                 div {
                     (legend(&[
                         ("b-plus", "P+: turns the grating to the target"),

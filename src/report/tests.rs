@@ -44,12 +44,13 @@ fn session(n: usize) -> SessionReport {
         duration_s: n as f64 / 30.0,
         frame_rate_hz: 30.0,
         geometry: Some(geometry),
-        mean_image: Some(image),
+        planes: vec![Plane { mean_image: Some(image), ..Plane::default() }],
         rois: (0..10_usize)
             .map(|k| Roi {
                 id: k as u32,
                 name: String::new(),
                 role: role(k),
+                plane: 0,
                 shape: RoiShape::Pixels(vec![[4 * k as u32, 5], [4 * k as u32, 6]]),
                 centre_px: [4.0 * k as f32, 5.5],
             })
@@ -117,6 +118,20 @@ fn a_report_has_its_pictures() {
     let html = render(&session(3000));
     assert!(pictures(&html) >= 6, "{}", pictures(&html));
     assert_sound(&html);
+}
+
+#[test]
+fn every_plane_has_its_picture_with_its_own_outlines() {
+    let mut report = session(100);
+    let one = render(&report);
+    let fit = TemplateFit { dy_px: 1.5, dx_px: -2.0, score: 0.9 };
+    report.planes.push(Plane { number: 3, template: Some(fit), ..report.planes[0].clone() });
+    report.rois[4].plane = 3;
+    let two = render(&report);
+    assert_eq!(pictures(&two), pictures(&one) + 2, "a drawing, and the image in it");
+    assert!(two.contains("Plane 3: its template lies +1.50 rows and \u{2212}2.00 columns"));
+    assert_eq!(two.matches("class=\"roi ").count(), one.matches("class=\"roi ").count());
+    assert_sound(&two);
 }
 
 #[test]
@@ -208,7 +223,7 @@ fn lengths_that_disagree_render() {
     report.traces[0].dff.truncate(10);
     report.traces[1].dff.extend([0.0; 500]);
     report.traces[2].dff.clear();
-    report.mean_image.as_mut().unwrap().values.pop();
+    report.planes[0].mean_image.as_mut().unwrap().values.pop();
     report.latency_histogram = Some(LatencyHistogram { edges_us: vec![f64::NAN], counts: vec![] });
     assert_sound(&render(&report));
 }

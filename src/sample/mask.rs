@@ -70,6 +70,11 @@ pub(crate) struct Inside {
 }
 
 impl Inside {
+    /// Whether a mask's pixel is among them.
+    pub fn holds(&self, row: i32, col: i32) -> bool {
+        (self.top..self.bottom).contains(&row) && (self.left..self.right).contains(&col)
+    }
+
     /// Rows `top..bottom` and columns `left..right`. A pixel between two samples needs both of them.
     pub fn new(height_px: usize, width_px: usize, shift: Shift) -> Inside {
         Inside {
@@ -106,6 +111,12 @@ impl Sums {
         // such a sum is a multiple of one: see `combined`
         self.total += lines.total / u128::from(FRACTION_ONE) * u128::from(weight);
         self.saturated += lines.saturated;
+    }
+
+    /// Weights times samples.
+    pub fn weighted(&self) -> f64 {
+        let one = f64::from(FRACTION_ONE);
+        self.total as f64 / (one * one)
     }
 }
 
@@ -193,11 +204,18 @@ impl Mask {
     pub fn rows_apart(&self, width_px: usize) -> [Mask; 2] {
         [0, 1].map(|parity| {
             let runs = self.runs.iter().filter(|run| run.row % 2 == parity);
-            let weight = |run: &Run, k: u32| self.weights.get((run.weights + k) as usize).copied().unwrap_or(1);
-            let pixels =
-                runs.flat_map(|run| (0..run.len).map(move |k| (run.row as u32, run.col as u32 + k, weight(run, k))));
-            Mask::of_runs(width_px, pixels, !self.weights.is_empty())
+            Mask::of_runs(width_px, runs.flat_map(|run| self.pixels_of(run)), !self.weights.is_empty())
         })
+    }
+
+    /// Row, column and weight of every pixel.
+    pub fn weighted_pixels(&self) -> impl Iterator<Item = (u32, u32, u16)> + '_ {
+        self.runs.iter().flat_map(|run| self.pixels_of(run))
+    }
+
+    fn pixels_of<'s>(&'s self, run: &'s Run) -> impl Iterator<Item = (u32, u32, u16)> + 's {
+        let weight = move |k: u32| self.weights.get((run.weights + k) as usize).copied().unwrap_or(1);
+        (0..run.len).map(move |k| (run.row as u32, run.col as u32 + k, weight(k)))
     }
 
     /// Row and column of every pixel.
@@ -344,7 +362,7 @@ impl Mask {
     }
 
     /// Weight and number of the pixels that stay inside.
-    fn remaining(&self, inside: &Inside) -> (u64, u32) {
+    pub fn remaining(&self, inside: &Inside) -> (u64, u32) {
         let contains = |outer: (i32, i32), inner: &Range<i32>| outer.0 <= inner.start && outer.1 >= inner.end;
         if contains((inside.top, inside.bottom), &self.rows) && contains((inside.left, inside.right), &self.cols) {
             return (self.weight_sum, self.pixel_count);

@@ -16,15 +16,18 @@
 //!
 //! The stage itself ([`Sampler`]) reads no file and no clock; only the readers in [`formats`] touch the disk.
 
+mod demix;
 pub mod formats;
 mod gather;
 mod mask;
 mod moved;
 mod neuropil;
+mod nnls;
+mod overlap;
 mod rois;
 mod sampler;
 
 pub use formats::suite2p::read_ops_geometry;
 pub use formats::{NoCell, RoiFile, RoiFileError, read_roi_file, read_rois, rois_of};
-pub use rois::{MAX_SIDE_PX, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
+pub use rois::{MAX_SIDE_PX, PlaneImage, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
 pub use sampler::{PixelBox, SampleBuffer, SampleError, Sampler};

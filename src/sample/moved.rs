@@ -1,7 +1,8 @@
 //! Frames whose parts moved differently: a shift for every ROI.
 //!
 //! In: a frame and one shift for each ROI of the sampler, in its order (rows, columns, pixels). Out: what
-//! [`Sampler::step_lines`] says where all shifts are the same, bit for bit. An annulus moves with its mask.
+//! [`Sampler::step_lines`] says where all shifts are the same, bit for bit. An annulus moves with its mask, and the
+//! cells of a group that `demix` tells apart move together, by the shift of the first of them.
 
 use std::ops::Range;
 
@@ -43,6 +44,11 @@ impl Sampler {
             };
             let apart = !self.rows_apart.is_empty() && odd != even;
             self.own.push((even, apart.then_some(odd)));
+        }
+        if let (Some(demix), Some(&first)) = (&self.demix, self.own.first()) {
+            // Cells that are told apart are read at one shift.
+            self.own.resize(self.probes.len(), first);
+            demix.share_places(&mut self.own);
         }
     }
 
@@ -180,6 +186,31 @@ mod tests {
             &mut out,
         );
         assert!(out.f.iter().all(|f| f.is_nan()) && out.outside_pixels == [25; 5]);
+    }
+
+    #[test]
+    fn cells_that_are_told_apart_are_read_at_one_shift_and_others_at_their_own() {
+        let square = |at: i64| {
+            let pixels = (0..36).map(|k| (at + k / 6, at + k % 6, 1.0 + (k % 5) as f32)).collect();
+            RawRoi { pixels, ..RawRoi::default() }
+        };
+        let raw = [10, 13, 34].map(square).into();
+        let set = RoiSet::from_raw(Geometry::new(SIDE, SIDE), raw, None, "squares".into()).unwrap();
+        let config = SampleConfig { mode: SampleMode::Demix, neuropil_min_pixels: 60, ..SampleConfig::default() };
+        let mut sampler = Sampler::new(&config, &set).unwrap();
+        assert_eq!(sampler.group_sizes(), [2]);
+        let samples = frame(5);
+        let mut at = |shifts: &[(f64, f64)]| {
+            let mut out = SampleBuffer::new(3);
+            sampler.step_moved(&view(&samples), shifts, 0.0, &mut out);
+            bits(&out).0
+        };
+        let (first, second, third) = ((0.4, -1.2), (1.7, 2.0), (-0.6, 0.3));
+        let (all_first, all_third) = (at(&[first; 3]), at(&[third; 3]));
+        assert_eq!(at(&[first, second, third]), [all_first[0], all_first[1], all_third[2]]);
+        let mut out = SampleBuffer::new(3);
+        sampler.step_lines(&view(&samples), first, 0.0, &mut out);
+        assert_eq!(bits(&out).0, all_first);
     }
 
     #[test]

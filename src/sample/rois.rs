@@ -43,6 +43,15 @@ pub enum ReferenceKind {
     None,
 }
 
+/// An image of one plane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlaneImage {
+    /// The plane, from 0.
+    pub plane: u32,
+    /// The image, in counts.
+    pub image: Image,
+}
+
 /// All ROIs of a file, in its order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RoiSet {
@@ -54,6 +63,10 @@ pub struct RoiSet {
     pub reference: Option<Image>,
     /// Where `reference` comes from.
     pub reference_kind: ReferenceKind,
+    /// Templates of another day, with which a session begins instead of making its own.
+    pub templates: Vec<PlaneImage>,
+    /// Slices at rising depths, against which the depth is followed.
+    pub z_stack: Vec<Image>,
     /// The file, for messages and the journal.
     pub source: String,
 }
@@ -149,7 +162,8 @@ impl Default for RoiSet {
     /// No ROIs, on frames of no size.
     fn default() -> Self {
         let (geometry, source) = (Geometry::new(0, 0), "none".to_owned());
-        Self { geometry, rois: Vec::new(), reference: None, reference_kind: ReferenceKind::None, source }
+        let (rois, templates, z_stack) = (Vec::new(), Vec::new(), Vec::new());
+        Self { geometry, rois, reference: None, reference_kind: ReferenceKind::None, templates, z_stack, source }
     }
 }
 
@@ -170,7 +184,8 @@ impl RoiSet {
             rois.push(Roi { id, name: roi.name.unwrap_or_else(|| id.to_string()), plane: roi.plane, pixels });
         }
         let reference_kind = if reference.is_some() { ReferenceKind::Given } else { ReferenceKind::None };
-        let set = RoiSet { geometry, rois, reference, reference_kind, source };
+        let set =
+            RoiSet { geometry, rois, reference, reference_kind, templates: Vec::new(), z_stack: Vec::new(), source };
         set.check_reference()?;
         Ok(set)
     }
@@ -216,10 +231,13 @@ impl RoiSet {
             }
             roi.pixels.sort_by_key(|p| (p.row, p.col));
         }
-        self.reference = self.reference.map(|image| {
+        let turned = |image: Image| {
             let columns = (0..width_px).flat_map(|col| image.values.iter().skip(col).step_by(width_px.max(1)));
-            Image { geometry: self.geometry, values: columns.copied().collect() }
-        });
+            Image { geometry: Geometry::new(width_px, height_px), values: columns.copied().collect() }
+        };
+        self.reference = self.reference.map(turned);
+        self.templates.iter_mut().for_each(|of_plane| of_plane.image = turned(of_plane.image.clone()));
+        self.z_stack = self.z_stack.into_iter().map(turned).collect();
         self
     }
 

@@ -24,9 +24,11 @@
 
 use crate::config::sample::{SampleConfig, SampleMode};
 use crate::frame::{FrameView, Geometry};
+use crate::sample::demix::Demix;
 use crate::sample::mask::{FRACTION_ONE, Inside, Mask, Shift, Strip, Sums};
 use crate::sample::neuropil::{annulus, cell_map};
-use crate::sample::rois::{Roi, RoiSet, RoiSetError};
+use crate::sample::overlap::Scene;
+use crate::sample::rois::{Roi, RoiPixel, RoiSet, RoiSetError};
 use std::ops::Range;
 
 /// Why a sampler could not be made.
@@ -109,7 +111,11 @@ pub(super) type RowsApart = [Mask; 2];
 pub struct Sampler {
     pub(super) geometry: Geometry,
     pub(super) whole_pixel: bool,
+    /// The ROIs that were asked for, and behind them what `demix` needs besides.
     pub(super) probes: Vec<Probe>,
+    /// ROIs that were asked for.
+    count: usize,
+    pub(super) demix: Option<Demix>,
     /// Rows that the masks and annuli cover at rest.
     rows: Range<i32>,
     /// Of each probe the mask and the annulus, where lines are kept apart.
@@ -120,7 +126,7 @@ pub struct Sampler {
     odd_shift: Option<Shift>,
     rows_seen: usize,
     sums: Vec<(Sums, Sums)>,
-    /// Where each ROI is read, and where on odd lines; empty while all have one shift.
+    /// Where each of the probes is read, and where on odd lines; empty while all have one shift.
     pub(super) own: Vec<(Shift, Option<Shift>)>,
 }
 
@@ -158,14 +164,23 @@ impl Sampler {
         let probe = |roi: &&Roi| Probe {
             id: roi.id,
             mask: match config.mode {
-                SampleMode::Weighted => Mask::weighted(width_px, sorted(roi).into_iter()),
+                SampleMode::Weighted | SampleMode::Demix => Mask::weighted(width_px, sorted(roi).into_iter()),
                 SampleMode::Plain => Mask::uniform(width_px, sorted(roi).into_iter().map(|(row, col, _)| (row, col))),
             },
             annulus: config
                 .neuropil_is_on()
                 .then(|| Mask::uniform(width_px, annulus(set.geometry, &cells, &roi.pixels, inner, least).into_iter())),
         };
-        let probes: Vec<Probe> = chosen.iter().map(probe).collect();
+        let mut probes: Vec<Probe> = chosen.iter().map(probe).collect();
+        let count = probes.len();
+        let demix = (config.mode == SampleMode::Demix).then(|| {
+            let ring = |pixels: &[RoiPixel]| annulus(set.geometry, &cells, pixels, inner, least);
+            let of_plane: Vec<&Roi> = set.rois.iter().filter(|roi| roi.plane == plane).collect();
+            let (demix, besides) = Demix::new(&Scene { width_px, rois: &of_plane, chosen, ring: &ring });
+            let helper = |(mask, annulus)| Probe { id: u32::MAX, mask, annulus };
+            probes.extend(besides.into_iter().map(helper));
+            demix
+        });
         let masks = probes.iter().flat_map(|probe| std::iter::once(&probe.mask).chain(&probe.annulus));
         let rows = masks.filter(|mask| mask.pixel_count > 0).map(Mask::rows);
         let rows = rows.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0);
@@ -175,6 +190,8 @@ impl Sampler {
             sums: vec![Default::default(); probes.len()],
             own: Vec::with_capacity(probes.len()),
             probes,
+            count,
+            demix,
             rows,
             rows_apart: Vec::new(),
             shift: None,
@@ -192,14 +209,20 @@ impl Sampler {
         self.rows_apart = self.probes.iter().map(apart).collect();
     }
 
+    /// Cells in each group that is told apart.
+    #[cfg(test)]
+    pub(crate) fn group_sizes(&self) -> Vec<usize> {
+        self.demix.as_ref().map_or(Vec::new(), Demix::sizes)
+    }
+
     /// Number of ROIs, and so the length of everything in a [`SampleBuffer`].
     pub fn roi_count(&self) -> usize {
-        self.probes.len()
+        self.count
     }
 
     /// Ids of the ROIs, in the order of the buffers.
     pub fn ids(&self) -> impl Iterator<Item = u32> + '_ {
-        self.probes.iter().map(|probe| probe.id)
+        self.probes.iter().take(self.count).map(|probe| probe.id)
     }
 
     /// Pixels in the mask of the ROI at `index`; in weighted mode without those whose weight rounds to nothing.
@@ -212,7 +235,8 @@ impl Sampler {
         self.probes.get(index).and_then(|probe| probe.annulus.as_ref()).into_iter().flat_map(Mask::pixels)
     }
 
-    /// The box around the mask and the annulus of each ROI, as they were drawn; empty boxes are left out.
+    /// The box around the mask and the annulus of each ROI, as they were drawn, and around what else `demix` reads;
+    /// empty boxes are left out.
     pub fn boxes(&self) -> Vec<PixelBox> {
         let of_probe = |index: usize| {
             let pixels = self.mask_pixels(index).chain(self.annulus_pixels(index));
@@ -332,12 +356,12 @@ impl Sampler {
     /// # Panics
     /// If `out` was made for another number of ROIs.
     pub fn finish(&mut self, bias: i32, out: &mut SampleBuffer) {
-        let count = self.probes.len();
+        let count = self.count;
         let lengths = [out.f.len(), out.f_neuropil.len(), out.saturated_pixels.len(), out.outside_pixels.len()];
         assert!(lengths == [count; 4], "a buffer for {lengths:?} ROIs, expected {count}");
         let complete = self.rows_seen >= self.rows_needed().end;
         let shift = self.shift.filter(|_| complete);
-        for (k, (probe, (under_mask, under_annulus))) in self.probes.iter().zip(&self.sums).enumerate() {
+        for (k, (probe, (under_mask, under_annulus))) in self.probes.iter().zip(&self.sums).take(count).enumerate() {
             let Some(shift) = shift else {
                 out.f[k] = f64::NAN;
                 out.f_neuropil[k] = if probe.annulus.is_some() { f64::NAN } else { 0.0 };
@@ -357,6 +381,15 @@ impl Sampler {
             };
             out.saturated_pixels[k] = under_mask.saturated;
             out.outside_pixels[k] = outside;
+        }
+        if let (Some(shift), Some(mut demix)) = (shift, self.demix.take()) {
+            let read = |k: usize| (&self.probes[k].mask, self.probes[k].annulus.as_ref(), &self.sums[k]);
+            let inside = |k: usize| match self.own.get(k) {
+                Some(&(shift, odd)) => self.inside_of(shift, odd),
+                None => self.inside(shift),
+            };
+            demix.apply(read, inside, f64::from(bias), &mut out.f);
+            self.demix = Some(demix);
         }
         self.shift = None;
     }
@@ -398,7 +431,7 @@ pub(super) fn add_lines_apart(
 }
 
 /// Pixels in the order that masks need, each once, also when somebody changed the set after it was read.
-fn sorted(roi: &Roi) -> Vec<(u32, u32, f32)> {
+pub(crate) fn sorted(roi: &Roi) -> Vec<(u32, u32, f32)> {
     let mut pixels: Vec<_> = roi.pixels.iter().map(|p| (p.row, p.col, p.weight)).collect();
     pixels.sort_by(|a, b| (a.0, a.1).cmp(&(b.0, b.1)).then(b.2.total_cmp(&a.2)));
     pixels.dedup_by_key(|p| (p.0, p.1));
@@ -408,6 +441,7 @@ fn sorted(roi: &Roi) -> Vec<(u32, u32, f32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::sample::NeuropilCoefficient;
     use crate::sample::rois::RawRoi;
     use proptest::prelude::*;
 
@@ -692,7 +726,7 @@ mod tests {
 
     #[test]
     fn a_coefficient_of_zero_makes_no_annuli() {
-        let config = SampleConfig { neuropil_coefficient: 0.0, ..SampleConfig::default() };
+        let config = SampleConfig { neuropil_coefficient: NeuropilCoefficient::Share(0.0), ..SampleConfig::default() };
         let mut sampler = Sampler::new(&config, &discs(3, 9)).unwrap();
         assert_eq!(sampler.annulus_pixels(0).count(), 0);
         assert_eq!(sampled(&mut sampler, &frame(1), 0.3, 0.3).f_neuropil, [0.0; 9]);

@@ -10,7 +10,7 @@ use tonic::{Request, Response, Status};
 use super::rig::{Rig, turned};
 use super::session::Session;
 use crate::frame::Image;
-use crate::journal::{Published, engine_of};
+use crate::journal::{Published, engine_of, is_decided};
 use crate::proto::v1::activity_service_server::ActivityService;
 use crate::proto::v1::{self, SubscribeActivityResponse};
 use crate::register::resample;
@@ -59,10 +59,16 @@ impl ActivityService for Activity {
         request: Request<v1::GetPreviewRequest>,
     ) -> Result<Response<v1::GetPreviewResponse>, Status> {
         let session = self.rig.session().await?;
-        let (frame_index, image) = match request.into_inner().kind() {
-            v1::PreviewKind::Unspecified | v1::PreviewKind::Mean => template(&session).await?,
-            v1::PreviewKind::Last => last_frame(&session, false).await?,
-            v1::PreviewKind::Registered => last_frame(&session, true).await?,
+        let request = request.into_inner();
+        let read = session.config().stream.plane.as_slice();
+        let plane = request.plane.unwrap_or_else(|| read.first().copied().unwrap_or(0));
+        if !read.contains(&plane) {
+            return Err(Status::invalid_argument(format!("plane: {plane}, expected one of {read:?}, which are read")));
+        }
+        let (frame_index, image) = match request.kind() {
+            v1::PreviewKind::Unspecified | v1::PreviewKind::Mean => template(&session, plane).await?,
+            v1::PreviewKind::Last => last_frame(&session, plane, false).await?,
+            v1::PreviewKind::Registered => last_frame(&session, plane, true).await?,
         };
         Ok(Response::new(v1::GetPreviewResponse {
             frame_index,
@@ -74,25 +80,25 @@ impl ActivityService for Activity {
 }
 
 /// The template, from the last snapshot.
-async fn template(session: &Arc<Session>) -> Result<(u64, Image), Status> {
+async fn template(session: &Arc<Session>, plane: u32) -> Result<(u64, Image), Status> {
     let none = || Status::failed_precondition("no template yet: it is made from the baseline's frames");
     let state = session.live().snapshot().ok_or_else(none)?;
     let head = session.head().clone();
     let image = tokio::task::spawn_blocking(move || {
         let mut engine = engine_of(&head).map_err(|e| Status::internal(e.to_string()))?;
         engine.load(&state).map_err(|e| Status::internal(e.to_string()))?;
-        engine.template().map(|image| (engine.frame_index(), image)).ok_or_else(none)
+        engine.template(plane).map(|image| (engine.frame_index(), image)).ok_or_else(none)
     });
     image.await.map_err(|_| Status::internal("reading the snapshot panicked"))?
 }
 
 /// The next frame, as it came or moved onto the template.
-async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Image), Status> {
+async fn last_frame(session: &Arc<Session>, plane: u32, registered: bool) -> Result<(u64, Image), Status> {
     let mut steps = session.live().subscribe();
     let mut heard: Vec<Arc<Published>> = Vec::new();
     // A frame's decision may be heard before or after its slot comes back; of the first slot that comes, it may have
     // gone by before this listened.
-    for _ in 0..FRAMES_ASKED {
+    for _ in 0..FRAMES_ASKED * session.config().stream.plane.as_slice().len() as u32 {
         let frame = tokio::time::timeout(FRAME_PATIENCE, session.live().next_frame()).await;
         let Ok(Ok((meta, image))) = frame else {
             return Err(Status::failed_precondition(format!(
@@ -100,11 +106,15 @@ async fn last_frame(session: &Arc<Session>, registered: bool) -> Result<(u64, Im
                 FRAME_PATIENCE.as_secs()
             )));
         };
+        if meta.plane != plane {
+            continue;
+        }
         if !registered {
             return Ok((meta.index, image));
         }
         loop {
-            if let Some(step) = heard.iter().find(|step| step.input.frame_index == meta.index) {
+            let of_frame = |input: &v1::InputRecord| (input.frame_index, input.plane) == (meta.index, meta.plane);
+            if let Some(step) = heard.iter().find(|step| of_frame(&step.input)) {
                 let d = &step.decision;
                 return Ok((meta.index, resample(&image, d.dy_px, d.dx_px, d.odd_lines_px)));
             }
@@ -138,7 +148,7 @@ async fn serve(
                 Ok(step) => {
                     let now_ns = step.timing.decided_host_ns;
                     let due = last_ns.is_none_or(|last| now_ns.saturating_sub(last) >= period_ns);
-                    if step.decision.f_counts.is_empty() || !due {
+                    if !is_decided(&step.input, &step.decision) || !due {
                         continue;
                     }
                     last_ns = Some(now_ns);
@@ -178,6 +188,7 @@ fn activity_of(step: &Published, wanted: &[u32]) -> Result<SubscribeActivityResp
         dy_px: pixels(d.dy_px),
         dx_px: pixels(d.dx_px),
         score: pixels(d.score),
+        z_drift_um: d.z_drift_um,
         rois,
     })
 }

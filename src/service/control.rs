@@ -357,6 +357,8 @@ fn uploaded_set(q: &v1::UploadRoisRequest) -> Result<RoiSet, Status> {
         return Err(Status::invalid_argument(format!("reference: {got} values, expected {h} x {w}")));
     }
     let mut set = roi_set_of(&v1::RoiSetRecord {
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         height_px: q.height_px,
         width_px: q.width_px,
         rois: q.rois.clone(),

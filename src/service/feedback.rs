@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status};
 
 use super::rig::{Rig, turned};
 use super::session::Session;
-use crate::journal::Published;
+use crate::journal::{Published, is_decided};
 use crate::proto::v1::feedback_service_server::FeedbackService;
 use crate::proto::v1::{self, SubscribeFeedbackResponse};
 
@@ -61,11 +61,10 @@ async fn serve(
             biased;
             step = steps.recv() => match step {
                 Ok(step) => {
-                    let is_frame = matches!(step.input.kind(), v1::InputKind::Frame | v1::InputKind::RoiValues);
                     let now = (step.decision.screen, step.decision.displayed_deg.to_bits());
                     let changed = shown.replace(now) != Some(now) || step.decision.sound_duration_s > 0.0;
                     // What changes the screen without a frame (pause, gap, stop) is told as well.
-                    if !changed && (changes_only || !is_frame) {
+                    if !changed && (changes_only || !is_decided(&step.input, &step.decision)) {
                         continue;
                     }
                     let mut message = feedback_of(&step, target_deg);

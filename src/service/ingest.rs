@@ -164,7 +164,7 @@ fn check_header(header: &v1::StreamHeader) -> Result<Vec<String>, Status> {
     }
     let mut notes = Vec::new();
     if header.planes > 1 || header.channels > 1 {
-        let note = "only the plane and channel of the configuration's [stream] are decided on; others are \
+        let note = "only the planes and the channel of the configuration's [stream] are read; others are \
                     acknowledged as not used";
         notes.push(note.to_owned());
     }
@@ -253,10 +253,11 @@ trait Source: Send + 'static {
 /// Fills slots with pixels.
 struct PixelSource {
     assembly: FrameAssembly,
-    wanted: (u32, u32),
+    /// The planes that the session reads, and the last whole frame of each.
+    read: Vec<(u32, Option<u64>)>,
+    channel: u32,
     planes: u32,
     channels: u32,
-    last_index: Option<u64>,
 }
 
 impl PixelSource {
@@ -269,10 +270,10 @@ impl PixelSource {
         let inverted = stream.inverted.unwrap_or(header.inverted);
         Self {
             assembly: FrameAssembly::new(geometry, pixel_type, inverted),
-            wanted: (stream.plane, stream.channel),
+            read: stream.plane.as_slice().iter().map(|&plane| (plane, last_index)).collect(),
+            channel: stream.channel,
             planes: header.planes.max(1),
             channels: header.channels.max(1),
-            last_index,
         }
     }
 
@@ -283,10 +284,11 @@ impl PixelSource {
             let (planes, channels) = (self.planes, self.channels);
             return Taken::Refused(meta, FrameRefusal::UnknownPlane { index, plane, channel, planes, channels });
         }
-        if (plane, channel) != self.wanted {
+        let Some((_, last_index)) = self.read.iter_mut().find(|(read, _)| (*read, self.channel) == (plane, channel))
+        else {
             return Taken::NotUsed(meta);
-        }
-        if let Some(last) = self.last_index
+        };
+        if let Some(last) = *last_index
             && index <= last
         {
             return Taken::Refused(meta, FrameRefusal::IndexNotRising { index, last });
@@ -295,7 +297,7 @@ impl PixelSource {
         match self.assembly.add(&strip, &frame.pixels, slot) {
             Ok(false) => Taken::Nothing,
             Ok(true) => {
-                self.last_index = Some(index);
+                *last_index = Some(index);
                 Taken::Whole
             }
             Err(refusal) => Taken::Refused(meta, refusal),
@@ -315,18 +317,16 @@ impl Source for PixelSource {
             received_host_ns,
         };
         let mut taken = Vec::new();
-        if (meta.plane, meta.channel) == self.wanted
-            && let Some(refusal) = self.assembly.interrupted_by(frame.index)
-        {
-            let index = if let FrameRefusal::Incomplete { index, .. } = refusal { index } else { frame.index };
-            taken.push(Taken::Refused(FrameMeta { index, ..meta }, refusal));
+        let is_read = meta.channel == self.channel && self.read.iter().any(|&(plane, _)| plane == meta.plane);
+        if is_read && let Some((begun, refusal)) = self.assembly.interrupted_by(&meta) {
+            taken.push(Taken::Refused(FrameMeta { received_host_ns, ..begun }, refusal));
         }
         taken.push(self.strip(frame, slot, meta));
         taken
     }
 
     fn last_index(&self) -> Option<u64> {
-        self.last_index
+        self.read.iter().filter_map(|&(_, last)| last).max()
     }
 }
 
@@ -535,6 +535,7 @@ impl Feeder {
             v1::FrameVerdict::Doubted => doubt(step.decision.fit).to_owned(),
             v1::FrameVerdict::Skipped => "a newer frame was there already".to_owned(),
             v1::FrameVerdict::NotUsed => "the session has ended, or reads another plane or channel".to_owned(),
+            v1::FrameVerdict::Gathered => doubt(step.decision.fit).to_owned(),
             v1::FrameVerdict::Decided | v1::FrameVerdict::Unspecified => String::new(),
         };
         ack.input_seq = step.decision.input_seq;

@@ -19,7 +19,7 @@ use crate::engine::{
     RealtimeSettings, ServiceEnds, StreamShape, ValuesSlot, report_of, rings,
 };
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name};
+use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name, with_images};
 use crate::proto::v1;
 use crate::sample::{RoiSet, rois_of};
 use crate::trigger::{Limits, SerialReader, SerialTrigger, Trigger, simulated_trigger};
@@ -92,6 +92,7 @@ impl Beginning {
                 let config = draft.config.clone();
                 let shape = shape_of_head(&v1::SessionHead { stream: Some(stream.clone()), ..Default::default() });
                 let rois = rois_of(draft.rois.as_ref(), &config.rois.file, shape.geometry()).map_err(refused)?;
+                let rois = with_images(rois, &config, &shape).map_err(refused)?;
                 let engine = Engine::new(&config, &rois, &shape, 0).map_err(refused)?;
                 let limits = new_limits(&config);
                 Ok(Built { config, engine, rois, limits })

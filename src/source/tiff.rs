@@ -365,7 +365,7 @@ fn block(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{FrameRecording, next_of_finished as next};
+    use crate::source::{FrameRecording, Pages, next_of_finished as next};
     use std::fs::File;
     use std::io::Write;
     use tiff::encoder::colortype::{Gray8, Gray16, GrayI16, RGB8};
@@ -510,7 +510,9 @@ mod tests {
         tags.push((262, 1));
         let (recording, _folder) =
             open(&by_hand(false, &tags, b"0.5 \xb5m\0", &[7; 12]), &OpenOptions::default()).unwrap();
-        assert_eq!(recording.header().description, "0.5 \u{fffd}m");
+        let Pages::Tiff(mut recording) = recording.pages else { panic!("it is a TIFF") };
+        let description = recording.current.page().description;
+        assert_eq!(lossy(recording.current.text(description).unwrap()), "0.5 \u{fffd}m");
     }
 
     #[test]

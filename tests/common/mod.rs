@@ -79,6 +79,8 @@ pub fn rois(source: &SyntheticSource) -> RoiSet {
         rois: rois.collect(),
         reference: Some(source.reference()),
         reference_kind: ReferenceKind::Given,
+        templates: Vec::new(),
+        z_stack: Vec::new(),
         source: "synthetic".to_owned(),
     }
 }

@@ -51,6 +51,7 @@ pub(super) const FIELDS: &[Field] = &[
     number(Stage::Register, "offset_dy_px", |f| f.decision.offset_dy_px),
     number(Stage::Register, "offset_dx_px", |f| f.decision.offset_dx_px),
     number(Stage::Register, "odd_lines_px", |f| f.decision.odd_lines_px),
+    number(Stage::Register, "z_drift_um", |f| f.decision.z_drift_um.unwrap_or(f64::NAN)),
     number(Stage::Register, "offset_score", |f| f.decision.offset_score),
     code(Stage::Register, "offset_trusted", |f| i64::from(f.decision.offset_trusted), yes),
     Field { stage: Stage::Register, name: "block_dy_px", of: Of::Blocks(|f| &f.decision.block_dy_px) },

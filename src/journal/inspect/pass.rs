@@ -11,7 +11,7 @@ use super::{
 };
 use crate::engine::{Command, CommandOutcome, DeviceReport, Input, SkipReason};
 use crate::journal::summary::latency_histogram;
-use crate::journal::{JournalRecord, Percentiles, Summary, input_of, is_decided};
+use crate::journal::{JournalRecord, Percentiles, Summary, input_of, is_decided, is_frame};
 use crate::proto::v1::{self, EventKind};
 
 /// Warnings that are kept; a session has a few kinds of them.
@@ -156,6 +156,22 @@ impl Pass {
     }
 
     fn frame(&mut self, input: &v1::InputRecord, d: &v1::DecisionRecord, timing: &v1::TimingRecord) {
+        if !is_frame(input) {
+            return;
+        }
+        // What is missing before this very frame is among its events.
+        for (kind, id, value) in events(d) {
+            if kind == Some(EventKind::FramesSkipped) {
+                self.gaps.missing(false, id, value as u64);
+            }
+        }
+        if let Some(um) = d.z_drift_um {
+            let seen = self.segment.z_drift.get_or_insert_default();
+            seen.last_um = um;
+            if um.abs() > seen.largest_um.abs() {
+                (seen.largest_um, seen.largest_frame) = (um, d.frame_index);
+            }
+        }
         if !is_decided(input, d) {
             return;
         }
@@ -165,12 +181,6 @@ impl Pass {
         self.on_host.frame(d.frame_index, timing.received_host_ns);
         let first_ns = self.device_ns.map_or(d.device_ns, |(first, _)| first);
         self.device_ns = Some((first_ns, d.device_ns));
-        // The gap before this very frame is among its events, and ends with it.
-        for (kind, id, value) in events(d) {
-            if kind == Some(EventKind::FramesSkipped) {
-                self.gaps.missing(false, id, value as u64);
-            }
-        }
         self.gaps.frame(d.device_ns);
     }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use maud::PreEscaped;
 
-use super::super::data::{Roi, RoiShape, Role, SessionReport};
+use super::super::data::{Plane, Roi, RoiShape, Role, SessionReport};
 use super::super::image;
 use super::{Px, Svg, escape, role_class, role_name};
 
@@ -13,12 +13,13 @@ const PICTURE: f64 = 640.0;
 /// More outlines than this would hide the image.
 const MOST_OTHERS: usize = 600;
 
-/// The picture, or `None` where there are neither pixels nor ROIs to place.
-pub(in super::super) fn anatomy(report: &SessionReport) -> Option<PreEscaped<String>> {
-    let geometry = report.mean_image.as_ref().map(|i| i.geometry).or(report.geometry)?;
+/// The picture of a plane, or `None` where there are neither pixels nor ROIs to place.
+pub(in super::super) fn anatomy(report: &SessionReport, plane: &Plane) -> Option<PreEscaped<String>> {
+    let own: Vec<&Roi> = report.rois.iter().filter(|roi| roi.plane == plane.number).collect();
+    let geometry = plane.mean_image.as_ref().map(|i| i.geometry).or(report.geometry)?;
     let (height_px, width_px) = (geometry.height_px as f64, geometry.width_px as f64);
-    let uri = report.mean_image.as_ref().and_then(image::data_uri);
-    if height_px < 1.0 || width_px < 1.0 || (uri.is_none() && report.rois.is_empty()) {
+    let uri = plane.mean_image.as_ref().and_then(image::data_uri);
+    if height_px < 1.0 || width_px < 1.0 || (uri.is_none() && own.is_empty()) {
         return None;
     }
     // Very tall frames are narrowed, so that the picture stays on one screen.
@@ -35,8 +36,8 @@ pub(in super::super) fn anatomy(report: &SessionReport) -> Option<PreEscaped<Str
     }
     // An inner picture in pixels of the frame cuts off what lies outside.
     svg.raw(&format!(r#"<svg x="0" y="0" width="{}" height="{}" viewBox="0 0 {width_px} {height_px}">"#, Px(w), Px(h)));
-    let others = report.rois.iter().filter(|r| r.role == Role::Other).take(MOST_OTHERS);
-    let ensemble = || report.rois.iter().filter(|r| r.role != Role::Other);
+    let others = own.iter().copied().filter(|r| r.role == Role::Other).take(MOST_OTHERS);
+    let ensemble = || own.iter().copied().filter(|r| r.role != Role::Other);
     for roi in others.chain(ensemble()) {
         outline(&mut svg, roi);
     }
