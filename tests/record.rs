@@ -71,6 +71,19 @@ fn boxes_around_the_rois_give_the_f_that_was_recorded() {
 }
 
 #[test]
+fn demixed_rois_and_estimated_neuropil_are_recomputed_as_well() {
+    let folder = tempfile::tempdir().unwrap();
+    for frames in ["all", "rois", "none"] {
+        let more = ["sample.mode=demix", "sample.neuropil_coefficient=estimate", "activity.frame_rate_hz=10"];
+        let config = config(&[&format!("record.frames={frames}"), more[0], more[1], more[2]]);
+        let session = recorded(folder.path(), frames, &config, FRAMES);
+        let report = whole(&session, &VerifyOptions::default());
+        assert_eq!(report.frames_from_pixels > 880, frames == "all", "{report:?}");
+        assert!(report.frames_compared > 880, "{report:?}");
+    }
+}
+
+#[test]
 fn a_session_of_one_simd_path_is_recomputed_on_the_other() {
     let folder = tempfile::tempdir().unwrap();
     for (name, recorded_with, verified_with) in [("on", true, false), ("off", false, true)] {

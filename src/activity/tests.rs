@@ -250,8 +250,8 @@ fn estimated_coefficients_correct_the_baseline_and_what_follows() {
     activity.end_baseline();
     let found = activity.neuropil_coefficients().to_vec();
     assert!((found[0] - 0.3).abs() < 0.02 && (found[1] - 0.8).abs() < 0.02, "{found:?}");
-    for roi in 0..2 {
-        let mut given = Activity::new(&config(), 2, 300, 1_200).with_neuropil(found[roi]);
+    for (roi, found) in found.into_iter().enumerate() {
+        let mut given = Activity::new(&config(), 2, 300, 1_200).with_neuropil(found);
         for frame in 0..1_200 {
             let (f, fneu) = contaminated(frame);
             given.step(&f, &fneu, frame % 50 != 7);

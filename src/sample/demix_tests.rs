@@ -359,6 +359,23 @@ fn a_group_partly_or_wholly_outside_is_solved_with_what_remains_or_is_nan() {
 }
 
 #[test]
+fn the_boxes_hold_everything_that_is_read() {
+    let set = discs(11, 9);
+    let mut some = Sampler::with_ids(&config(SampleMode::Demix), &set, &[2, 5]).unwrap();
+    let samples = frame(&set, &[700.0; 9], 500.0, 90.0, 4);
+    let mut boxed = vec![0; samples.len()];
+    for area in some.boxes() {
+        for row in area.rows.clone() {
+            let line = row as usize * WIDTH + area.cols.start as usize..row as usize * WIDTH + area.cols.end as usize;
+            boxed[line.clone()].copy_from_slice(&samples[line]);
+        }
+    }
+    assert!(boxed != samples && some.group_sizes().iter().any(|&size| size > 1), "{:?}", some.group_sizes());
+    let expected = bits(&sampled(&mut some, &samples, (0.0, 0.0)).f);
+    assert_eq!(bits(&sampled(&mut some, &boxed, (0.0, 0.0)).f), expected);
+}
+
+#[test]
 fn a_chain_of_cells_is_cut_where_it_overlaps_least() {
     let sides: Vec<RawRoi> = (0..40_i64)
         .map(|k| {
