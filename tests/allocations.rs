@@ -45,12 +45,14 @@ static ALLOCATOR: Counting = Counting;
 #[test]
 fn ten_thousand_frames_allocate_nothing() {
     for phase in ["\"off\"", "\"estimate\""] {
-        ten_thousand_frames(&[&format!("register.bidirectional_phase={phase}")]);
+        ten_thousand_frames(1, &[&format!("register.bidirectional_phase={phase}")]);
     }
-    ten_thousand_frames(&["register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"]);
+    ten_thousand_frames(1, &["register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"]);
+    ten_thousand_frames(2, &["stream.plane=[0, 1]", "register.z_step_um=10.0"]);
 }
 
-fn ten_thousand_frames(more: &[&str]) {
+/// So many planes take turns.
+fn ten_thousand_frames(planes: u64, more: &[&str]) {
     let deconvolution = ["activity.deconvolution=ar2", "activity.deconvolution_lag_frames=2"];
     let config = config(&[&["limits.min_interval_ms=10.0", deconvolution[0], deconvolution[1]], more].concat());
     let distinct = 600;
@@ -67,7 +69,7 @@ fn ten_thousand_frames(more: &[&str]) {
     while realtime.turn() {}
     let before = count();
     for index in 0..10_000u64 {
-        if index == BASELINE_FRAMES {
+        if index == planes * BASELINE_FRAMES {
             service.commands.push((2, Command::Calibrate)).expect("room");
             service.commands.push((3, Command::StartTask { accept_template: true })).expect("room");
             service.commands.push((4, Command::ChangeThreshold { threshold: 0.3, range_low: None })).expect("room");
@@ -75,7 +77,8 @@ fn ten_thousand_frames(more: &[&str]) {
         let place = (index % distinct) as usize;
         let mut item = pool[place].take().expect("it came back");
         if let FrameItem::Pixels(slot) = &mut item {
-            slot.meta.index = index;
+            slot.meta.index = index / planes;
+            slot.meta.plane = (index % planes) as u32;
             slot.meta.device_ns = index * 33_333_333;
         }
         assert!(service.frames.push(item).is_ok());
