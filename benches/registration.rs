@@ -33,6 +33,9 @@ const READ_PHOTONS: f64 = 0.1;
 const GAIN_COUNTS: f64 = 120.0;
 const OFFSET_COUNTS: f64 = 100.0;
 
+/// Places on the template, and by how much the content of each lies elsewhere on each frame.
+type Local = (Vec<[f64; 2]>, Vec<Vec<[f64; 2]>>);
+
 /// Frames, where their content lies, and what they would show at rest without noise, in photons.
 struct Movie {
     name: String,
@@ -40,8 +43,7 @@ struct Movie {
     frames: Vec<Vec<u16>>,
     truth: Vec<[f64; 2]>,
     template: Vec<f64>,
-    /// Places on the template, and by how much the content of each lies elsewhere on each frame.
-    local: Option<(Vec<[f64; 2]>, Vec<Vec<[f64; 2]>>)>,
+    local: Option<Local>,
     /// Frames whose content lies 40 px apart in rows, columns, or both together.
     jumps: Vec<(Vec<u16>, [f64; 2])>,
 }
@@ -403,7 +405,7 @@ fn measure_blocks(movie: &Movie) {
     println!("\n{}: {} frames, {doubted} doubted", movie.name, took_us.len());
     for (axis, name) in ["rows", "columns"].into_iter().enumerate() {
         let of = |which: usize| {
-            let one = |e: &[[f64; 2]; 2]| e[which][axis];
+            let one = move |e: &[[f64; 2]; 2]| e[which][axis];
             let mean = errors.iter().map(one).sum::<f64>() / errors.len() as f64;
             errors.iter().map(move |e| (one(e) - mean).abs())
         };
