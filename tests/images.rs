@@ -101,10 +101,7 @@ fn an_image_of_another_program_serves_as_well_and_what_does_not_is_named() {
     assert_eq!((read.templates.len(), read.templates[0].plane), (1, 0));
     assert_eq!(read.templates[0].image.values[..3], counts[..3].iter().map(|&c| f32::from(c)).collect::<Vec<_>>()[..]);
     let error = |template: &Path, more| with_images(set(), &named(template, more), &shape()).unwrap_err().to_string();
-    assert!(
-        error(&file, "stream.plane=[0, 1]")
-            .ends_with("mean.tif: 1 images, expected 2: one for each plane that is read")
-    );
+    assert!(error(&file, "stream.plane=[0, 1]").ends_with("mean.tif: 1 images, expected 2: one for each plane read"));
     assert!(error(folder.path(), "stream.channel=0").starts_with("register.template: "));
     let early = recorded(folder.path(), "early", &config(&[]), 20);
     assert!(

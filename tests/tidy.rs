@@ -20,7 +20,14 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("proto", &[]),
     // The shape of a stream is made of its header: the one thing that the engine knows of the protocol.
     ("engine", &["config", "frame", "proto", "register", "sample", "activity", "decode", "task", "trigger"]),
-    ("journal", &["config", "frame", "proto", "register", "sample", "activity", "decode", "task", "trigger", "engine"]),
+    // Images that a session begins with come from files, and into the head of its journal.
+    (
+        "journal",
+        &[
+            "config", "frame", "source", "proto", "register", "sample", "activity", "decode", "task", "trigger",
+            "engine",
+        ],
+    ),
     ("mouse", &["config", "frame"]),
     ("report", &["frame"]),
     ("export", ABOVE),

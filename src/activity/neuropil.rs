@@ -270,8 +270,8 @@ mod tests {
     }
 
     /// F and Fneu at 30 Hz: a cell of 60 counts with transients of 60 to 150 % on each event (decay 0.7 s), in a
-    /// neuropil of 120 counts that wanders by 10 % within a second, of which a share `follows` the cell; fading by 10 %,
-    /// and the noise of one photon a pixel.
+    /// neuropil of 120 counts that wanders by 10 % within a second, of which a share `follows` the cell; fading by
+    /// 10 %, and the noise of one photon a pixel.
     fn traces(seed: u64, frames: usize, r: f64, events: f64, follows: f64) -> (Vec<f64>, Vec<f64>) {
         let mut draw = Draw(seed);
         let (mut cell, mut wander) = (0.0, 0.0);

@@ -387,7 +387,7 @@ impl Engine {
     }
 }
 
-/// Fills `out` with a value for each ROI of the session: those of one plane, whose places are `own`; NaN for the others.
+/// Fills `out` with a value for each ROI of the session: those of one plane, whose places are `own`; NaN for others.
 fn fill_own(out: &mut Vec<f64>, rois: usize, own: &[u32], value: impl Fn(usize) -> f64) {
     out.resize(rois, f64::NAN);
     own.iter().enumerate().for_each(|(k, &roi)| out[roi as usize] = value(k));

@@ -130,8 +130,8 @@ pub enum EngineError {
     Stack(RegisterError),
     /// As many slices make no z-stack.
     #[error(
-        "register.z_stack: {got} slices of {} x {} pixels, expected 2 to {SLICES_MAX} of frames large enough to register",
-        geometry.height_px, geometry.width_px
+        "register.z_stack: {got} slices of {} x {} pixels, expected 2 to {SLICES_MAX} of frames large enough to \
+         register", geometry.height_px, geometry.width_px
     )]
     Slices {
         /// Slices.
@@ -379,9 +379,9 @@ impl Engine {
         self.decoder.ensembles()
     }
 
-    /// F and neuropil of the ROIs of a frame's plane as it was registered, from the pixels in `slot` in place of those in
-    /// `sampled`, in counts, behind the places of these ROIs in the session's order. The neuropil is empty where none is
-    /// measured. Changes nothing that a decision depends on. `None` without pixels.
+    /// F and neuropil of the ROIs of a frame's plane as it was registered, from the pixels in `slot` in place of those
+    /// in `sampled`, in counts, behind the places of these ROIs in the session's order. The neuropil is empty where
+    /// none is measured. Changes nothing that a decision depends on. `None` without pixels.
     pub fn sample_again(
         &mut self,
         slot: &crate::frame::FrameSlot,
@@ -397,8 +397,8 @@ impl Engine {
         Some((&plane.rois, &plane.samples.f, neuropil))
     }
 
-    /// Plane by plane the box around each ROI's mask and annulus, as they were drawn, with the rows and columns to either
-    /// side that odd lines and blocks may need; none without pixels. Allocates.
+    /// Plane by plane the box around each ROI's mask and annulus, as they were drawn, with the rows and columns to
+    /// either side that odd lines and blocks may need; none without pixels. Allocates.
     pub fn roi_boxes(&self) -> Vec<(u32, PixelBox)> {
         let paths = self.pixels.iter().flat_map(|pixels| self.planes.iter().zip(&pixels.planes));
         paths.flat_map(|(&plane, path)| path.boxes().map(move |of_roi| (plane, of_roi))).collect()

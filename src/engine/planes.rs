@@ -149,10 +149,10 @@ impl PixelPath {
 
     /// Freezes every plane's template; whether each has one.
     pub fn freeze_templates(&mut self) -> bool {
-        let freeze = |path: &mut PlanePath| {
-            path.has_template || path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled()
-        };
-        let all = self.planes.iter_mut().map(freeze).fold(true, |all, one| all && one);
+        let mut all = true;
+        for path in &mut self.planes {
+            all &= path.has_template || path.rigid.freeze_template().is_ok() || !path.rigid.is_enabled();
+        }
         self.settle_depth();
         all
     }

@@ -74,7 +74,7 @@ pub enum ImageError {
         path: PathBuf,
     },
     /// Another number of images.
-    #[error("register.template: {}: {got} images, expected {expected}: one for each plane that is read", path.display())]
+    #[error("register.template: {}: {got} images, expected {expected}: one for each plane read", path.display())]
     Count {
         /// The file.
         path: PathBuf,

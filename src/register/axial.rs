@@ -370,7 +370,7 @@ mod tests {
         }
     }
 
-    /// Cells of 3 px and 4 um, scattered over the frame and over 40 um, seen at a depth; 1 is the mean of the background.
+    /// Cells of 3 px and 4 um, scattered over the frame and over 40 um, seen at a depth; the background is 1.
     fn at_depth(depth_um: f64, moved: (f64, f64), bright: f64) -> Vec<f64> {
         let mut draw = random(7);
         let mut image = vec![1.0; SIDE * SIDE];
@@ -445,7 +445,6 @@ mod tests {
                 let at = at_depth(8.0 + drift_um, (1.3, -0.6), 1.0);
                 follow(&mut rigid, &mut axial, &at, 1.0, 400);
                 let found = axial.drift_um().unwrap();
-                println!("{aside:?}: {drift_um} um found as {found:.2} um");
                 assert!((found - drift_um).abs() < 0.5, "{drift_um} um found as {found}");
             }
         }

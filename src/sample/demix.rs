@@ -97,8 +97,8 @@ impl Demix {
         (Demix { groups, at_border: System::with_capacity(largest) }, besides)
     }
 
-    /// Gives all that a group reads one place: that of the first of its cells that is sampled. `places` are those of the
-    /// sampler's probes.
+    /// Gives all that a group reads one place: that of the first of its cells that is sampled. `places` are those of
+    /// the sampler's probes.
     pub fn share_places<T: Copy>(&self, places: &mut [T]) {
         for group in &self.groups {
             let Some(&first) = group.members.iter().find_map(|member| member.outputs.first()) else { continue };
