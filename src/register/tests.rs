@@ -486,7 +486,7 @@ proptest! {
         let second = rigid.step(&view(scene.geometry, &moved));
         prop_assert_eq!(second.verdict, FitVerdict::Good);
         let (dy, dx) = (first.dy_px + f64::from(my), first.dx_px + f64::from(mx));
-        prop_assert!(error(&second, dy, dx) < 0.1, "{:?} {:?}", first, second);
+        prop_assert!(error(&second, dy, dx) < 0.15, "{:?} {:?}", first, second);
     }
 
     #[test]
