@@ -360,9 +360,9 @@ fn a_group_partly_or_wholly_outside_is_solved_with_what_remains_or_is_nan() {
 
 #[test]
 fn the_boxes_hold_everything_that_is_read() {
-    let set = discs(11, 9);
+    let set = discs(11, 24);
     let mut some = Sampler::with_ids(&config(SampleMode::Demix), &set, &[2, 5]).unwrap();
-    let samples = frame(&set, &[700.0; 9], 500.0, 90.0, 4);
+    let samples = frame(&set, &[700.0; 24], 500.0, 90.0, 4);
     let mut boxed = vec![0; samples.len()];
     for area in some.boxes() {
         for row in area.rows.clone() {
