@@ -76,9 +76,15 @@ struct SearchArgs {
     /// How energetic the centre of an active cell is: robust standard deviations above the median pixel, 1 to 1000.
     #[arg(long, default_value_t = DetectConfig::default().min_energy, value_name = "SD")]
     min_energy: f64,
+    /// Part of the active places that may be noise, by how many darken as much as they brighten, 0 to 1.
+    #[arg(long, default_value_t = DetectConfig::default().max_false, value_name = "PART")]
+    max_false: f64,
     /// How unlike the active cells a silent one may look, in standard deviations, 0 (no silent ones) to 10.
     #[arg(long, default_value_t = DetectConfig::default().max_unlikeness, value_name = "SD")]
     max_unlikeness: f64,
+    /// Silent cells for each active one, at most, 0 to 100.
+    #[arg(long, default_value_t = DetectConfig::default().max_silent, value_name = "RATIO")]
+    max_silent: f64,
     /// Correlation from which two active places nearby are one cell, 0 to 1.
     #[arg(long, default_value_t = DetectConfig::default().same_cell_correlation, value_name = "R")]
     same_cell_correlation: f64,
@@ -101,8 +107,10 @@ impl SearchArgs {
         DetectConfig {
             diameter_px: self.diameter,
             min_energy: self.min_energy,
+            max_false: self.max_false,
             same_cell_correlation: self.same_cell_correlation,
             max_unlikeness: self.max_unlikeness,
+            max_silent: self.max_silent,
             min_area: self.min_area,
             max_area: self.max_area,
             transient_frames: self.transient_frames,

@@ -36,7 +36,7 @@ use super::rois::{RawRoi, RoiSet, RoiSetError, check_geometry};
 use crate::frame::{Geometry, Image};
 
 /// Diameters that are tried where none is given, in pixels.
-pub const DIAMETERS_PX: [f64; 4] = [6.0, 8.5, 12.0, 17.0];
+pub const DIAMETERS_PX: [f64; 3] = [8.5, 12.0, 17.0];
 /// Places that vote for the diameter.
 const VOTERS: usize = 100;
 /// Frames below which activity cannot be told from noise.
@@ -50,11 +50,15 @@ pub struct DetectConfig {
     pub diameter_px: Option<f64>,
     /// Energy of a seed: robust standard deviations above the median of all pixels, 1 to 1000.
     pub min_energy: f64,
+    /// Part of the seeds that may be noise, by how many places darken as much as they brighten, 0 to 1.
+    pub max_false: f64,
     /// A seed whose transients correlate so with a stronger one's nearby is a part of the same cell, 0 to 1.
     pub same_cell_correlation: f64,
     /// How far a spot of the mean image may be from what active cells look like, in standard deviations
     /// (Mahalanobis' distance in four dimensions), 0 (only active cells are found) to 10.
     pub max_unlikeness: f64,
+    /// Silent cells for each active one, at most, 0 to 100.
+    pub max_silent: f64,
     /// Smallest area of a ROI as a fraction of the disc of the diameter, 0 to 1.
     pub min_area: f64,
     /// Largest area of a ROI as a multiple of that disc, above `min_area` to 100.
@@ -72,13 +76,15 @@ impl Default for DetectConfig {
     fn default() -> Self {
         Self {
             diameter_px: None,
-            min_energy: 3.5,
+            min_energy: 3.0,
+            max_false: 0.1,
             same_cell_correlation: 0.5,
             max_unlikeness: 1.5,
+            max_silent: 0.6,
             min_area: 0.15,
             max_area: 4.0,
             transient_frames: 12,
-            high_pass_frames: 200,
+            high_pass_frames: 300,
             bins_max: 256,
         }
     }
@@ -96,8 +102,10 @@ impl DetectConfig {
             range("diameter_px", diameter_px, 3.0, 60.0);
         }
         range("min_energy", self.min_energy, 1.0, 1_000.0);
+        range("max_false", self.max_false, 0.0, 1.0);
         range("same_cell_correlation", self.same_cell_correlation, 0.0, 1.0);
         range("max_unlikeness", self.max_unlikeness, 0.0, 10.0);
+        range("max_silent", self.max_silent, 0.0, 100.0);
         range("min_area", self.min_area, 0.0, 1.0);
         range("max_area", self.max_area, 0.0, 100.0);
         range("transient_frames", f64::from(self.transient_frames), 1.0, 10_000.0);
@@ -262,8 +270,8 @@ impl Detector {
         let seeds = activity.seeds(&config, diameter_px);
         let mut found: Vec<Found> =
             seeds.into_iter().map(|seed| activity.region(&movie, seed, diameter_px, &pace)).filter(fits).collect();
-        drop(activity);
-        let (silent, examples) = anatomy::cells(&mean, &noise, geometry, diameter_px, &found, &config);
+        let energy = activity.energy;
+        let (silent, examples) = anatomy::cells(&mean, &noise, geometry, diameter_px, &found, &energy, &config);
         found.extend(silent.into_iter().filter(fits));
         let reference = Image { geometry, values: mean };
         Ok(Detection {
@@ -292,7 +300,7 @@ fn estimate_diameter(movie: &Movie, noise: &[f32], config: &DetectConfig, pace: 
         }
     }
     votes.sort_by(f64::total_cmp);
-    votes.get(votes.len() / 2).copied().unwrap_or(DIAMETERS_PX[1])
+    votes.get(votes.len() / 2).copied().unwrap_or(DIAMETERS_PX[0])
 }
 
 fn set_of(found: &[Found], reference: Image) -> Result<RoiSet, RoiSetError> {
@@ -301,7 +309,11 @@ fn set_of(found: &[Found], reference: Image) -> Result<RoiSet, RoiSetError> {
         let largest = found.pixels.iter().map(|p| p.1).fold(0.0, f32::max);
         let place = |at: usize| ((at / geometry.width_px) as i64, (at % geometry.width_px) as i64);
         let pixels = found.pixels.iter().map(|&(at, weight)| (place(at).0, place(at).1, weight / largest)).collect();
-        RawRoi { pixels, ..RawRoi::default() }
+        let name = match found.by {
+            FoundBy::Activity => "active",
+            FoundBy::Anatomy => "silent",
+        };
+        RawRoi { name: Some(name.to_owned()), pixels, ..RawRoi::default() }
     };
     RoiSet::from_raw(geometry, found.iter().map(raw).collect(), Some(reference), "detected".to_owned())
 }

@@ -47,7 +47,10 @@ impl Pace {
 pub(super) struct Activity {
     geometry: Geometry,
     z: Vec<f32>,
+    /// How much each pixel brightens.
     pub energy: Vec<f32>,
+    /// How much it darkens, in the same unit: noise does both alike.
+    counter: Vec<f32>,
 }
 
 impl Activity {
@@ -70,8 +73,11 @@ impl Activity {
         } else {
             z.fill(0.0);
         }
-        let energy = energies(&z, count);
-        Self { geometry, z, energy }
+        let (mut energy, mut counter) = (energies(&z, count, 1.0), energies(&z, count, -1.0));
+        let (median, deviation) = robust(&mut energy.clone());
+        let scale = if deviation > 0.0 { 1.0 / deviation } else { 0.0 };
+        energy.iter_mut().chain(&mut counter).for_each(|e| *e = (*e - median) * scale);
+        Self { geometry, z, energy, counter }
     }
 
     pub(super) fn trace(&self, at: usize) -> impl Iterator<Item = f32> + '_ {
@@ -83,7 +89,11 @@ impl Activity {
         let radius = (diameter_px / 4.0).round().max(2.0) as usize;
         let near = (SAME_CELL_DIAMETERS * diameter_px).powi(2);
         let mut kept: Vec<(usize, Vec<f32>, bool)> = Vec::new();
-        for at in peaks(&self.energy, self.geometry, radius, 2, config.min_energy as f32) {
+        for at in self.beyond_noise(
+            peaks(&self.energy, self.geometry, radius, 2, config.min_energy as f32),
+            config,
+            diameter_px,
+        ) {
             let trace: Vec<f32> = self.trace(at).collect();
             let alike = |other: &(usize, Vec<f32>, bool)| {
                 self.distance_squared(at, other.0) <= near
@@ -93,6 +103,28 @@ impl Activity {
             kept.push((at, trace, own));
         }
         kept.into_iter().filter(|seed| seed.2).map(|seed| seed.0).collect()
+    }
+
+    /// As many of the peaks, strongest first, as leave the expected part of false ones below `max_false`. Peaks of
+    /// darkening that lie in no active cell say how many of brightening are noise.
+    fn beyond_noise(&self, mut found: Vec<usize>, config: &DetectConfig, diameter_px: f64) -> Vec<usize> {
+        let radius = (diameter_px / 4.0).round().max(2.0) as usize;
+        let sure: Vec<usize> =
+            found.iter().copied().filter(|&at| f64::from(self.energy[at]) >= 2.0 * config.min_energy).collect();
+        let near = diameter_px * diameter_px;
+        let mut noise = peaks(&self.counter, self.geometry, radius, 2, config.min_energy as f32);
+        noise.retain(|&at| sure.iter().all(|&other| self.distance_squared(at, other) > near));
+        let (mut kept, mut above) = (0, 0);
+        for (k, &at) in found.iter().enumerate() {
+            while above < noise.len() && self.counter[noise[above]] >= self.energy[at] {
+                above += 1;
+            }
+            if above as f64 <= config.max_false * (k + 1) as f64 {
+                kept = k + 1;
+            }
+        }
+        found.truncate(kept);
+        found
     }
 
     fn distance_squared(&self, a: usize, b: usize) -> f64 {
@@ -193,19 +225,16 @@ fn typical_deviation(z: &[f32], geometry: Geometry) -> f32 {
     quantile(&mut deviations, 0.5)
 }
 
-fn energies(z: &[f32], count: usize) -> Vec<f32> {
+fn energies(z: &[f32], count: usize, sign: f32) -> Vec<f32> {
     let mut energy = vec![0.0_f32; count];
     for bin in z.chunks_exact(count) {
         for (sum, &z) in energy.iter_mut().zip(bin) {
-            let beyond = (z - ACTIVE_Z).max(0.0);
+            let beyond = (sign * z - ACTIVE_Z).max(0.0);
             *sum += beyond * beyond;
         }
     }
     let share = 1.0 / (z.len() / count).max(1) as f32;
     energy.iter_mut().for_each(|e| *e = (*e * share).sqrt());
-    let (median, deviation) = robust(&mut energy.clone());
-    let scale = if deviation > 0.0 { 1.0 / deviation } else { 0.0 };
-    energy.iter_mut().for_each(|e| *e = (*e - median) * scale);
     energy
 }
 

@@ -1,12 +1,16 @@
 //! Cells by how they look: spots of the mean image that look like the cells which activity has shown.
 //!
-//! In: the mean image, the noise of its pixels, and the places of the active cells. Spots are peaks of a difference of
-//! Gaussians at a cell's size, and four numbers describe each: its contrast at that size, at its peak, its area at half
-//! its height, and how much of it is left at twice the size. Contrasts are in standard deviations of one frame's noise
-//! where the spot lies, so neither the detector's gain nor its offset matters. The spots under active cells say what a
-//! cell looks like in this recording: the mean and covariance of their numbers (with a little of a sphere added). A spot
-//! within `max_unlikeness` of that mean (Mahalanobis' distance) is a cell that was silent, or too faint to be seen
-//! moving. With fewer than [`EXAMPLES_MIN`] examples nobody knows what a cell looks like, and none is taken.
+//! In: the mean image, the noise of its pixels, the map of energies, and the active cells. Spots are peaks of a
+//! difference of Gaussians at a cell's size, and four numbers describe each: its contrast at that size, its height, its
+//! area at half of that, and how much of the contrast is left at 1.4 times the size. Contrasts are in standard deviations
+//! of one frame's noise where the spot lies, so neither the detector's gain nor its offset matters.
+//!
+//! The spots under active cells say what a cell looks like in this recording: the median and covariance of their numbers
+//! (with a little of a sphere added). How far a spot is from that (Mahalanobis' distance) is its unlikeness; a spot that
+//! lies alone and has more energy than is usual, but too little to be a seed, may be a little more unlike. Spots within
+//! `max_unlikeness` are cells that were silent, or too faint to be seen moving; the most alike first, and no more than
+//! `max_silent` for each active cell. With fewer than [`EXAMPLES_MIN`] examples nobody knows what a cell looks like, and
+//! none is taken.
 
 use super::filter::{Gaussian, Patch, background, peaks, quantile};
 use super::{DetectConfig, Found, FoundBy};
@@ -17,6 +21,10 @@ pub(super) const EXAMPLES_MIN: usize = 20;
 const NUMBERS: usize = 4;
 /// Added to the variances of the standardised numbers.
 const SPHERE: f64 = 0.05;
+/// Energy that a spot without activity usually has at its largest.
+const ENERGY_USUAL: f64 = 1.5;
+/// Squared unlikeness that a unit of energy more or less makes up for.
+const ENERGY_COUNTS: f64 = 0.6;
 
 /// A spot of the mean image.
 struct Spot {
@@ -34,6 +42,7 @@ pub(super) fn cells(
     geometry: Geometry,
     diameter_px: f64,
     active: &[Found],
+    energy: &[f32],
     config: &DetectConfig,
 ) -> (Vec<Found>, usize) {
     let spots = spots(mean, noise, geometry, diameter_px);
@@ -56,12 +65,22 @@ pub(super) fn cells(
     for spot in spots {
         let apart = centres.iter().all(|&centre| distance(position(spot.at), centre) > 0.5 * diameter_px);
         let unlikeness = looks.unlikeness(&spot.numbers);
-        if apart && !taken[spot.at] && unlikeness <= config.max_unlikeness {
-            found.push(Found { pixels: spot.pixels, by: FoundBy::Anatomy, score: unlikeness });
+        let alone = centres.iter().all(|&centre| distance(position(spot.at), centre) > diameter_px);
+        let moved = if alone { energy_near(energy, spot.at, geometry).clamp(0.0, 4.0) - ENERGY_USUAL } else { 0.0 };
+        let score = unlikeness * unlikeness - ENERGY_COUNTS * moved;
+        if apart && !taken[spot.at] && score <= config.max_unlikeness * config.max_unlikeness {
+            found.push(Found { pixels: spot.pixels, by: FoundBy::Anatomy, score });
         }
     }
     found.sort_by(|a, b| a.score.total_cmp(&b.score));
+    found.truncate((config.max_silent * active.len() as f64) as usize);
     (found, examples.len())
+}
+
+/// The largest energy of a place and its neighbours.
+fn energy_near(energy: &[f32], at: usize, geometry: Geometry) -> f64 {
+    let near = Patch::around(at, 1, geometry);
+    f64::from(near.places(geometry.width_px).map(|k| energy[k]).fold(f32::NEG_INFINITY, f32::max))
 }
 
 fn spots(mean: &[f32], noise: &[f32], geometry: Geometry, diameter_px: f64) -> Vec<Spot> {
@@ -74,7 +93,7 @@ fn spots(mean: &[f32], noise: &[f32], geometry: Geometry, diameter_px: f64) -> V
     let least = 1e-6 + 1e-3 * noise.iter().sum::<f32>() / noise.len() as f32;
     let scale: Vec<f32> = noise.iter().map(|v| v.max(least).sqrt()).collect();
     let sigma = diameter_px / 5.0;
-    let (small, large) = (at_scale(sigma), at_scale(1.7 * sigma));
+    let (small, large) = (at_scale(sigma), at_scale(1.4 * sigma));
     let sharp = smooth((diameter_px / 12.0).max(0.7));
     let contrast: Vec<f32> = small.iter().zip(&scale).map(|(v, s)| v / s).collect();
     let radius = (diameter_px / 4.0).round().max(2.0) as usize;
