@@ -119,7 +119,9 @@ impl Activity {
             while above < noise.len() && self.counter[noise[above]] >= self.energy[at] {
                 above += 1;
             }
-            if above as f64 <= config.max_false * (k + 1) as f64 {
+            // one more than was seen is expected; a sure one above all noise needs no others beside it
+            let few = (above + 1) as f64 <= config.max_false * (k + 1) as f64;
+            if few || above == 0 && k < sure.len() {
                 kept = k + 1;
             }
         }
