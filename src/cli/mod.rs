@@ -18,6 +18,7 @@ mod play;
 mod replay;
 mod replay_session;
 mod rois;
+mod rois_detect;
 mod serve;
 mod summary;
 mod valve;

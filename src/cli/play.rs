@@ -185,7 +185,7 @@ pub(super) fn stream_header(header: &RecordingHeader, rate_hz: f64, adapter: Str
 }
 
 /// A raw binary's size from the `ops.npy` that suite2p puts beside it, where there is one and nothing else says it.
-fn beside(path: &Path, options: &OpenOptions) -> OpenOptions {
+pub(super) fn beside(path: &Path, options: &OpenOptions) -> OpenOptions {
     let raw = matches!(path.extension().and_then(|e| e.to_str()), Some("bin" | "raw"));
     if !raw || options.geometry.is_some() {
         return options.clone();

@@ -6,12 +6,13 @@ use anyhow::{Context, bail};
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::rois_detect::{DetectArgs, run as detect};
 use super::{Outcome, print_json, print_text};
 use crate::export::session_image;
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, Geometry, Image, StripMeta};
 use crate::report::{DrawnRoi, RoiPicture, rois_html, rois_png};
 use crate::sample::formats::{json, suite2p_write};
-use crate::sample::{NoCell, Roi, RoiFile, RoiFileError, read_roi_file};
+use crate::sample::{NoCell, Roi, RoiFile, RoiFileError, RoiSet, read_roi_file};
 use crate::source::{OpenOptions, Recording, open_recording};
 
 /// Arguments of `apical rois`.
@@ -27,6 +28,8 @@ enum RoisCommand {
     Show(ShowArgs),
     /// Write the ROIs as our JSON, or as suite2p's stat.npy.
     Convert(ConvertArgs),
+    /// Find cells in a recording.
+    Detect(DetectArgs),
 }
 
 /// A file of ROIs.
@@ -114,6 +117,7 @@ pub(super) fn run(args: &RoisArgs, json: bool) -> anyhow::Result<Outcome> {
     match &args.command {
         RoisCommand::Show(args) => show(args, json),
         RoisCommand::Convert(args) => convert(args, json),
+        RoisCommand::Detect(args) => detect(args, json),
     }
 }
 
@@ -287,28 +291,8 @@ fn convert(args: &ConvertArgs, as_json: bool) -> anyhow::Result<Outcome> {
     if !no_cells.is_empty() {
         return Err(RoiFileError::NoArea { path: args.source.file.clone(), no_cells }.into());
     }
-    let out = &args.out;
-    let files = if out.file_name().is_some_and(|name| name == "stat.npy") {
-        let cells = accepted.unwrap_or_else(|| vec![true; set.rois.len()]);
-        vec![
-            (out.clone(), suite2p_write::stat(&set)),
-            (out.with_file_name("ops.npy"), suite2p_write::ops(&set)),
-            (out.with_file_name("iscell.npy"), suite2p_write::iscell(&cells)),
-        ]
-    } else if ending(out) == "json" {
-        vec![(out.clone(), json::write(&set).into_bytes())]
-    } else {
-        bail!("{}: expected a name ending in .json, or a path to stat.npy", out.display());
-    };
-    // All of them are looked at before the first is written: half of a folder of suite2p would be worse than none.
-    if let Some((path, _)) = files.iter().find(|(path, _)| !args.force && path.exists()) {
-        bail!("{} is there already: give another name, or --force", path.display());
-    }
-    let mut written = Vec::new();
-    for (path, bytes) in files {
-        std::fs::write(&path, bytes).with_context(|| path.display().to_string())?;
-        written.push(path);
-    }
+    check_set_out(&args.out, args.force)?;
+    let written = write_set(&set, accepted, &args.out)?;
     let converted = Converted { rois: set.rois.len(), written };
     if as_json {
         print_json(&converted)?;
@@ -317,4 +301,54 @@ fn convert(args: &ConvertArgs, as_json: bool) -> anyhow::Result<Outcome> {
         print_text(&format!("{} ROIs in {}\n", converted.rois, names.join(", ")))?;
     }
     Ok(Outcome::Good)
+}
+
+/// The files that a set is written to: one JSON, or the three of suite2p.
+fn set_files(out: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if out.file_name().is_some_and(|name| name == "stat.npy") {
+        Ok(vec![out.to_owned(), out.with_file_name("ops.npy"), out.with_file_name("iscell.npy")])
+    } else if ending(out) == "json" {
+        Ok(vec![out.to_owned()])
+    } else {
+        bail!("{}: expected a name ending in .json, or a path to stat.npy", out.display());
+    }
+}
+
+/// Whether a set can be written there. All files are looked at before the first is written: half of a folder of suite2p
+/// would be worse than none.
+pub(super) fn check_set_out(out: &Path, force: bool) -> anyhow::Result<()> {
+    if let Some(path) = set_files(out)?.iter().find(|path| !force && path.exists()) {
+        bail!("{} is there already: give another name, or --force", path.display());
+    }
+    Ok(())
+}
+
+/// Writes a set as its name asks for; the files that it made.
+pub(super) fn write_set(set: &RoiSet, accepted: Option<Vec<bool>>, out: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let files = set_files(out)?;
+    let contents = if files.len() == 1 {
+        vec![json::write(set).into_bytes()]
+    } else {
+        let cells = accepted.unwrap_or_else(|| vec![true; set.rois.len()]);
+        vec![suite2p_write::stat(set), suite2p_write::ops(set), suite2p_write::iscell(&cells)]
+    };
+    for (path, bytes) in files.iter().zip(contents) {
+        std::fs::write(path, bytes).with_context(|| path.display().to_string())?;
+    }
+    Ok(files)
+}
+
+/// Draws a whole set on its own reference image.
+pub(super) fn draw_set(set: &RoiSet, title: String, out: &Path) -> anyhow::Result<()> {
+    let geometry = set.geometry;
+    let rois = set.rois.iter().map(|roi| drawn(roi, &listed(roi, None), [0.0; 2], geometry)).collect();
+    draw(&RoiPicture { title, geometry, image: set.reference.clone(), rois }, out)
+}
+
+/// Whether a picture can be drawn under this name.
+pub(super) fn check_picture(out: &Path) -> anyhow::Result<()> {
+    match ending(out).as_str() {
+        "png" | "html" | "htm" => Ok(()),
+        _ => bail!("{}: expected a name ending in .png or .html", out.display()),
+    }
 }

@@ -17,6 +17,7 @@
 //! The stage itself ([`Sampler`]) reads no file and no clock; only the readers in [`formats`] touch the disk.
 
 mod demix;
+pub mod detect;
 pub mod formats;
 mod gather;
 mod mask;
