@@ -32,7 +32,8 @@ fn told(name: &str, report: &Value) -> (f64, f64) {
     let truth = &report["truth"];
     let (recall, precision) = (truth["recall"].as_f64().unwrap(), truth["precision"].as_f64().unwrap());
     println!(
-        "{name}: {} ROIs, recall {recall:.3} of {}, precision {precision:.3}, F1 {:.3}; with a transient {}, found {}; {:.1} s",
+        "{name}: {} ROIs, recall {recall:.3} of {}, precision {precision:.3}, F1 {:.3}; with a transient {}, found {}; \
+         {:.1} s",
         report["rois"],
         truth["rois"],
         truth["f1"].as_f64().unwrap(),

@@ -1,8 +1,8 @@
 //! `apical rois detect`: cells found in a recording, and how well they agree with a set that is taken for the truth.
 //!
-//! Two passes over the file. The first builds a template and registers frames exactly as a session's baseline does. The
-//! second registers every frame against the template as it then stands, moves it to the recording's median position, and
-//! gives it to the detector. Frames that registration doubts are left out and counted.
+//! Two passes over the file. The first builds a template and registers frames exactly as a session's baseline does.
+//! The second registers every frame against the template as it then stands, moves it to the recording's median
+//! position, and gives it to the detector. Frames that registration doubts are left out and counted.
 
 use std::ops::Range;
 use std::path::{Path, PathBuf};

@@ -8,9 +8,9 @@
 //!
 //! The search has two steps. `activity.rs`: neighbourhoods that brighten together, beyond the noise that the frames
 //! themselves show; a region grows from each by the correlation of its pixels with the seed's transients (as in
-//! CNMF-E's seeds, Zhou et al. 2018, and suite2p's functional detection). `anatomy.rs`: spots of the mean image that look
-//! like those cells; a soma that stayed silent can be found in no other way. At last regions too small or too large
-//! are dropped.
+//! CNMF-E's seeds, Zhou et al. 2018, and suite2p's functional detection). `anatomy.rs`: spots of the mean image that
+//! look like those cells; a soma that stayed silent can be found in no other way. At last regions too small or too
+//! large are dropped.
 //!
 //! Everything is derived from the recording but the thresholds of [`DetectConfig`], which are ratios. Unless it is
 //! given, the diameter is the one of [`DIAMETERS_PX`] that the most energetic places speak for. Sums have a written
@@ -79,7 +79,7 @@ impl Default for DetectConfig {
             min_energy: 3.0,
             max_false: 0.1,
             same_cell_correlation: 0.5,
-            max_unlikeness: 1.5,
+            max_unlikeness: 1.4,
             max_silent: 0.6,
             min_area: 0.15,
             max_area: 4.0,

@@ -87,7 +87,7 @@ impl Activity {
     /// Seeds above the threshold, strongest first, one a cell.
     pub(super) fn seeds(&self, config: &DetectConfig, diameter_px: f64) -> Vec<usize> {
         let radius = (diameter_px / 4.0).round().max(2.0) as usize;
-        let near = (SAME_CELL_DIAMETERS * diameter_px).powi(2);
+        let near = SAME_CELL_DIAMETERS * diameter_px * SAME_CELL_DIAMETERS * diameter_px;
         let mut kept: Vec<(usize, Vec<f32>, bool)> = Vec::new();
         for at in self.beyond_noise(
             peaks(&self.energy, self.geometry, radius, 2, config.min_energy as f32),

@@ -2,15 +2,15 @@
 //!
 //! In: the mean image, the noise of its pixels, the map of energies, and the active cells. Spots are peaks of a
 //! difference of Gaussians at a cell's size, and four numbers describe each: its contrast at that size, its height, its
-//! area at half of that, and how much of the contrast is left at 1.4 times the size. Contrasts are in standard deviations
-//! of one frame's noise where the spot lies, so neither the detector's gain nor its offset matters.
+//! area at half of that, and how much of the contrast is left at 1.4 times the size. Contrasts are in standard
+//! deviations of one frame's noise where the spot lies, so neither the detector's gain nor its offset matters.
 //!
-//! The spots under active cells say what a cell looks like in this recording: the median and covariance of their numbers
-//! (with a little of a sphere added). How far a spot is from that (Mahalanobis' distance) is its unlikeness; a spot that
-//! lies alone and has more energy than is usual, but too little to be a seed, may be a little more unlike. Spots within
-//! `max_unlikeness` are cells that were silent, or too faint to be seen moving; the most alike first, and no more than
-//! `max_silent` for each active cell. With fewer than [`EXAMPLES_MIN`] examples nobody knows what a cell looks like, and
-//! none is taken.
+//! The spots under active cells say what a cell looks like in this recording: the median and covariance of their
+//! numbers (with a little of a sphere added). How far a spot is from that (Mahalanobis' distance) is its unlikeness; a
+//! spot that lies alone and has more energy than is usual, but too little to be a seed, may be a little more unlike.
+//! Spots within `max_unlikeness` are cells that were silent, or too faint to be seen moving; the most alike first, and
+//! no more than `max_silent` for each active cell. With fewer than [`EXAMPLES_MIN`] examples nobody knows what a cell
+//! looks like, and none is taken.
 
 use super::filter::{Gaussian, Patch, background, peaks, quantile};
 use super::{DetectConfig, Found, FoundBy};
@@ -48,7 +48,10 @@ pub(super) fn cells(
     let spots = spots(mean, noise, geometry, diameter_px);
     let position = |at: usize| ((at / geometry.width_px) as f64, (at % geometry.width_px) as f64);
     let centres: Vec<(f64, f64)> = active.iter().map(|found| found.centre(geometry)).collect();
-    let distance = |a: (f64, f64), b: (f64, f64)| ((a.0 - b.0).powi(2) + (a.1 - b.1).powi(2)).sqrt();
+    let distance = |a: (f64, f64), b: (f64, f64)| {
+        let (down, right) = (a.0 - b.0, a.1 - b.1);
+        (down * down + right * right).sqrt()
+    };
     let mut examples = Vec::new();
     for &centre in &centres {
         let near = spots.iter().map(|spot| (distance(position(spot.at), centre), spot));
@@ -137,7 +140,7 @@ impl Looks {
             values.sort_by(f64::total_cmp);
             middle[k] = values[values.len() / 2];
             let mean = values.iter().sum::<f64>() / count;
-            deviation[k] = (values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / count).sqrt().max(1e-9);
+            deviation[k] = (values.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / count).sqrt().max(1e-9);
         }
         let mut looks = Self { middle, deviation, factor: [[0.0; NUMBERS]; NUMBERS] };
         let scaled: Vec<[f64; NUMBERS]> = examples.iter().map(|e| looks.scaled(e)).collect();

@@ -75,7 +75,8 @@ pub fn pairs(found: &RoiSet, truth: &RoiSet, moved_px: (f64, f64), within_px: f6
     let mut near = Vec::new();
     for (f, a) in ours.iter().enumerate() {
         for (t, b) in theirs.iter().enumerate() {
-            let distance_px = ((a.0 - b.0 - moved_px.0).powi(2) + (a.1 - b.1 - moved_px.1).powi(2)).sqrt();
+            let (down, right) = (a.0 - b.0 - moved_px.0, a.1 - b.1 - moved_px.1);
+            let distance_px = (down * down + right * right).sqrt();
             if distance_px <= within_px && found.rois[f].plane == truth.rois[t].plane {
                 near.push((distance_px, f, t));
             }

@@ -207,9 +207,9 @@ mod tests {
     #[test]
     fn a_bright_cell_leaves_the_background_as_it_is() {
         let geometry = Geometry::new(40, 50);
-        let image: Vec<f32> = (0..2000)
+        let image: Vec<f32> = (0..2000_i32)
             .map(|at| {
-                let (r, c) = (at as i32 / 50, at as i32 % 50);
+                let (r, c) = (at / 50, at % 50);
                 if (r - 20).pow(2) + (c - 25).pow(2) < 25 { 90.0 } else { c as f32 }
             })
             .collect();
