@@ -96,6 +96,16 @@ async fn a_disk_that_stalls_for_two_seconds_delays_no_decision_and_is_an_event()
     process.kill();
 }
 
+/// So many manual rewards, further apart than the limits want; what is counted then.
+async fn rewards(operator: &mut Operator, count: usize) -> v1::SessionCounters {
+    for _ in 0..count {
+        operator.reward().await;
+        tokio::time::sleep(Duration::from_millis(800)).await;
+    }
+    let state = operator.control.get_state(v1::GetStateRequest {}).await.expect("a state").into_inner();
+    state.counters.expect("counters")
+}
+
 /// A file system of two megabytes; none where the system does not let one be made.
 struct SmallDisk(PathBuf);
 
@@ -150,8 +160,14 @@ async fn a_full_disk_delays_no_decision_and_everything_that_waits_is_written_whe
     assert!(files.last_input_seq() >= Some(durable) && files.damage().is_empty(), "{:?}", files.damage());
     let state = operator.control.get_state(v1::GetStateRequest {}).await.expect("a state").into_inner();
     assert_eq!((state.records_lost, state.segment), (0, 0));
+    // A crash now would also make rewards forgotten, so there are three and no more.
+    let sent = rewards(&mut operator, 5).await;
+    assert_eq!((sent.rewards_sent, sent.rewards_limited), (3, 2));
+    assert!(until(&process, EventKind::RewardLimited).await.detail.contains("limits.max_unrecorded_pulses"));
     std::fs::remove_file(&ballast).expect("removed");
     until(&process, EventKind::DiskAnswers).await;
+    let sent = rewards(&mut operator, 1).await;
+    assert_eq!((sent.rewards_sent, sent.rewards_limited), (4, 2));
     drop(stream);
     let directory = operator.stop().await;
     let report = verified(&directory);

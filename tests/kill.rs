@@ -12,17 +12,18 @@ use std::time::Duration;
 use apical::config::{RigConfig, to_toml};
 use apical::export::{write_report, write_tables};
 use apical::frame::FrameSlot;
-use apical::journal::{SessionFiles, VerifyOptions, texts, verify};
+use apical::journal::{SessionFiles, VerifyOptions, resume, texts, verify};
 use apical::proto::v1::{self, ingest_frames_response};
 use apical::sample::RoiSet;
-use apical::trigger::{TriggerId, ValveSimulator};
+use apical::trigger::{Limits, TriggerId, ValveSimulator};
 use common::process::{Operator, Process};
 use common::service::{Stream, frame, header};
 use common::{config, frames};
 
 /// Kills of one session before another one begins.
 const KILLS_OF_A_SESSION: u64 = 7;
-const PULSES_PER_SESSION: u64 = 12;
+const PULSES_PER_SESSION: u64 = 40;
+const UNRECORDED_PULSES: u64 = 3;
 
 fn from_environment(name: &str, otherwise: u64) -> u64 {
     std::env::var(name).ok().map_or(otherwise, |text| text.parse().expect("a number"))
@@ -102,12 +103,22 @@ fn check(directory: &Path, learnt: &Learnt, what: &str) {
     assert_eq!(report.inputs_compared, last.map_or(0, |seq| seq + 1), "{what}");
 }
 
+/// Whoever goes on with the session counts at least the pulses that the valve made.
+fn nothing_is_forgotten(directory: &Path, config: &RigConfig, valve: &ValveSimulator, what: &str) {
+    let point = resume(&SessionFiles::open(directory).expect("it opens")).expect("it can go on");
+    let mut limits = Limits::new(&config.limits);
+    limits.load(&point.limits, 0).expect("the limits' counts");
+    let (counted, opened) = (limits.pulses_session(), valve.statistics().board.opened);
+    assert!(counted >= opened, "{what}: {counted} pulses are counted of {opened}");
+}
+
 fn rig(folder: &Path, valve: &ValveSimulator, keeps_pixels: bool) -> (PathBuf, RigConfig) {
     let port = format!("outputs.reward.port={:?}", valve.path().display().to_string());
     let directory = format!("record.directory={:?}", folder.display().to_string());
     let limits = format!(
         "limits={{max_pulse_width_ms=20.0, min_interval_ms=60.0, max_on_ms_per_minute=1000.0, \
-         max_on_ms_per_session=5000.0, max_pulses_per_minute=40, max_pulses_per_session={PULSES_PER_SESSION}}}"
+         max_on_ms_per_session=5000.0, max_pulses_per_minute=60, max_pulses_per_session={PULSES_PER_SESSION}, \
+         max_unrecorded_pulses={UNRECORDED_PULSES}}}"
     );
     let frames = format!("record.frames={:?}", if keeps_pixels { "all" } else { "none" });
     let config = config(&[
@@ -151,6 +162,7 @@ async fn a_killed_service_loses_nothing_that_was_durable_and_goes_on() {
             let learnt = live(process, &slots, first.then_some(&rois), kill_after, draw(12)).await;
             in_trials += u32::from(!learnt.baselines_wanted);
             check(&directory, &learnt, &what);
+            nothing_is_forgotten(&directory, &config, &valve, &what);
             (first, killed) = (false, killed + 1);
         }
         // Once more, to its end.

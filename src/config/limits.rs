@@ -1,6 +1,7 @@
 //! `[limits]`: how much water (or light) an animal may be given, whatever the task or an operator asks for.
 //!
-//! No field has a default that lets a real valve open: with a hardware output every field must be written in the file.
+//! No field has a default that lets a real valve open: with a hardware output every field but `max_unrecorded_pulses`
+//! must be written in the file.
 
 use serde::{Deserialize, Serialize};
 
@@ -22,6 +23,9 @@ pub struct LimitsConfig {
     pub max_pulses_per_minute: Option<u32>,
     /// Pulses in a session, 1 to 1,000,000.
     pub max_pulses_per_session: Option<u32>,
+    /// Pulses that were sent and are not on the disk yet, 1 to 16; 3 where it is left out. So many count as delivered
+    /// when a session goes on after a crash, and a disk that is further behind than that lets no more be sent.
+    pub max_unrecorded_pulses: Option<u32>,
 }
 
 /// The bounds in the units of the check, all known.
@@ -39,6 +43,8 @@ pub struct ResolvedLimits {
     pub max_pulses_per_minute: u32,
     /// Pulses in a session.
     pub max_pulses_per_session: u32,
+    /// Pulses that are not on the disk yet.
+    pub max_unrecorded_pulses: u32,
 }
 
 impl LimitsConfig {
@@ -51,6 +57,7 @@ impl LimitsConfig {
             max_on_ms_per_session: Some(300_000.0),
             max_pulses_per_minute: Some(120),
             max_pulses_per_session: Some(3_000),
+            max_unrecorded_pulses: Some(3),
         }
     }
 
@@ -71,6 +78,7 @@ impl LimitsConfig {
                 .unwrap_or(0)
                 .min(6_000),
             max_pulses_per_session: self.max_pulses_per_session.or(fallback.max_pulses_per_session).unwrap_or(0),
+            max_unrecorded_pulses: self.max_unrecorded_pulses.or(fallback.max_unrecorded_pulses).unwrap_or(0).min(16),
         }
     }
 
@@ -90,6 +98,7 @@ impl LimitsConfig {
         let counts = [
             ("max_pulses_per_minute", self.max_pulses_per_minute, 6_000),
             ("max_pulses_per_session", self.max_pulses_per_session, 1_000_000),
+            ("max_unrecorded_pulses", self.max_unrecorded_pulses, 16),
         ];
         for (key, value, high) in counts {
             if let Some(value) = value.filter(|value| !(1..=high).contains(value)) {

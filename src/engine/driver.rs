@@ -8,7 +8,7 @@ use super::input::{DeviceReport, Input, SkipReason};
 use super::{Clock, Engine};
 use crate::frame::FrameMeta;
 use crate::trigger::{
-    AckStatus, AckWatch, BoardReply, DeviceEvent, Intent, LimitVerdict, Limits, Output, Trigger, TriggerId,
+    AckStatus, AckWatch, BoardReply, DeviceEvent, Intent, LimitVerdict, Limits, Output, Trigger, TriggerId, Unrecorded,
 };
 
 /// Inputs that follow from one input at most: two for each trigger, and what a simulated board answers.
@@ -123,6 +123,7 @@ pub struct Driver<C: Clock> {
     moved_px: (f64, f64),
     trigger: Box<dyn Trigger + Send>,
     waiting: AckWatch,
+    unrecorded: Option<Unrecorded>,
     heartbeat: u32,
 }
 
@@ -145,8 +146,14 @@ impl<C: Clock> Driver<C> {
             moved_px: (0.0, 0.0),
             trigger,
             waiting: AckWatch::new(ack_timeout_ms),
+            unrecorded: None,
             heartbeat: 0,
         }
+    }
+
+    /// The same, with no more pulses than these that the durable record does not hold.
+    pub fn held_to_record(self, unrecorded: Unrecorded) -> Self {
+        Self { unrecorded: Some(unrecorded), ..self }
     }
 
     /// The engine.
@@ -242,6 +249,9 @@ impl<C: Clock> Driver<C> {
         let summary = InputSummary::of(input);
         let mut stamps = Stamps { clock: &self.clock, last_ns: taken_host_ns, stage_ns: [0; 6] };
         let Step { decision, mut timing } = self.engine.step_probed(input, &mut stamps);
+        if let (Input::Limit { id, .. }, Some(unrecorded)) = (input, &mut self.unrecorded) {
+            unrecorded.recorded_as(*id, decision.input_seq);
+        }
         let decided_host_ns = self.clock.now_ns();
         timing.received_host_ns = received_host_ns;
         timing.taken_host_ns = taken_host_ns;
@@ -272,12 +282,17 @@ impl<C: Clock> Driver<C> {
             return;
         }
         let now_ns = self.limit_now_ns();
-        let verdict = match &mut self.limits {
-            Some(limits) => limits.check(intent, now_ns),
-            None => LimitVerdict::Allowed,
+        let forgettable = self.unrecorded.as_mut().and_then(Unrecorded::refuses);
+        let verdict = match (forgettable, &mut self.limits) {
+            (Some(reason), _) => LimitVerdict::Refused(reason),
+            (None, Some(limits)) => limits.check(intent, now_ns),
+            (None, None) => LimitVerdict::Allowed,
         };
         let mut sent = false;
         if verdict == LimitVerdict::Allowed {
+            if let Some(unrecorded) = &mut self.unrecorded {
+                unrecorded.sent(intent.id);
+            }
             sent = self.trigger.fire(intent).is_ok();
             // Even a failed write may have reached the board: it counts, and waits for its answer.
             if let Some(id) = self.waiting.sent(intent.id, now_ns) {

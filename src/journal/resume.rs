@@ -6,8 +6,8 @@
 //!
 //! Of a baseline that was being taken, or whose snapshot had not reached the disk, the pixels are lost: the session
 //! goes on without a baseline then, and says so. Pulses that may have been delivered without a record count as
-//! delivered: an intent whose verdict is not in the record, and, where the journal was not closed while trials ran, as
-//! many pulses as the limits would have allowed within the time that a disk may be behind.
+//! delivered: where the journal was not closed, `limits.max_unrecorded_pulses`, beyond which none was sent
+//! (`trigger/unrecorded.rs`). An intent whose verdict is not in the record is among these.
 
 use std::collections::BTreeSet;
 
@@ -223,12 +223,10 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
         return Err(ResumeError::Ended { session_id });
     }
     let finished = files.segments.last().is_some_and(|segment| segment.scan.is_finished);
-    let unseen = if finished || !has_output || engine.range().is_none() { 0 } else { unseen_pulses(&config) };
+    let may_be_forgotten = !finished && has_output;
+    let forgotten = if may_be_forgotten { config.limits.resolved().max_unrecorded_pulses } else { 0 };
     let width_us = config.outputs.reward.width_us();
-    for intent in &unsettled {
-        limits.count_delivered(intent, 0);
-    }
-    for _ in 0..unseen {
+    for _ in 0..forgotten {
         let id = TriggerId { segment: head.segment, sequence: u32::MAX };
         limits.count_delivered(&Intent { id, output: Output::Reward, width_us, cause: Cause::Hit }, 0);
     }
@@ -259,16 +257,8 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
         last_input_seq,
         snapshot_seq: snapshot.map(|s| s.input_seq),
         recomputed: steps.len() as u64,
-        pulses_assumed: unsettled.len() as u64 + unseen,
+        pulses_assumed: u64::from(forgotten),
     })
-}
-
-/// Pulses that may have been delivered in the time that a record may be behind.
-fn unseen_pulses(config: &crate::config::RigConfig) -> u64 {
-    let behind_ms = f64::from(config.record.sync_interval_ms.max(config.record.stall_event_ms));
-    let interval_ms =
-        config.limits.resolved().min_interval_us as f64 / 1e3 + config.outputs.reward.width_us() as f64 / 1e3;
-    1 + (behind_ms / interval_ms.max(1.0)) as u64
 }
 
 /// This software decided otherwise.

@@ -68,6 +68,11 @@ impl RecordStatus {
         self.pixels.settled().map(|pixels| journal.min(pixels))
     }
 
+    /// Every input up to and including this number is on the disk with its decision, whatever is with its pixels.
+    pub fn journal_durable_through(&self) -> Option<u64> {
+        self.journal.settled()
+    }
+
     /// Records of the journal that could not be written.
     pub fn lost(&self) -> u64 {
         self.lost.load(Ordering::Relaxed)

@@ -22,7 +22,7 @@ use crate::frame::{FrameMeta, FrameSlot};
 use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name, with_images};
 use crate::proto::v1;
 use crate::sample::{RoiSet, rois_of};
-use crate::trigger::{Limits, SerialReader, SerialTrigger, Trigger, simulated_trigger};
+use crate::trigger::{Limits, SerialReader, SerialTrigger, Trigger, Unrecorded, simulated_trigger};
 
 /// How long a new stream waits for the one before it to be done: an adapter that reconnects after a crash may be faster
 /// than the news of its end.
@@ -157,6 +157,14 @@ impl Session {
             Beginning::GoesOn(point) => Live::going_on(writer.status(), point, &engine),
         });
         let driver = Driver::new(engine, HostClock, limits, limit_time, trigger, config.outputs.reward.ack_timeout_ms);
+        let driver = match mode {
+            RigMode::Live => {
+                let status = writer.status();
+                let durable_through = Box::new(move || status.journal_durable_through());
+                driver.held_to_record(Unrecorded::new(config.limits.resolved().max_unrecorded_pulses, durable_through))
+            }
+            RigMode::Replay => driver,
+        };
         let files = Files { writer, pixels, stall_ns: u64::from(config.record.stall_event_ms) * 1_000_000, patient };
         let publisher = Publisher::new(publisher, Arc::clone(&live), files, free_frames, Arc::clone(&flags));
         let publisher = spawn("apical-publish", move || publisher.run())?;

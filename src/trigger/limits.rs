@@ -80,6 +80,16 @@ pub enum LimitReason {
         /// The output.
         output: Output,
     },
+    /// The disk is behind: a crash now would make more pulses forgotten than are then counted as delivered.
+    #[error(
+        "{unrecorded} pulses that are not on the disk yet, expected fewer than {max} (limits.max_unrecorded_pulses)"
+    )]
+    Unrecorded {
+        /// Pulses that were allowed and whose record is not durable.
+        unrecorded: u32,
+        /// Bound.
+        max: u32,
+    },
 }
 
 /// What the limits say to an intent.
@@ -285,6 +295,7 @@ mod tests {
             max_on_ms_per_session: Some(1_000.0),
             max_pulses_per_minute: Some(5),
             max_pulses_per_session: Some(12),
+            max_unrecorded_pulses: None,
         }
     }
 

@@ -10,7 +10,8 @@
 //! construction; no call waits longer than the write timeout.
 //!
 //! `protocol` has the bytes, `parser` reads them, `device` is the door, `serial` the real board, `board` the board's
-//! own rules as pure code, `valve` that code behind a real pseudo-terminal, `limits` the last check before the device.
+//! own rules as pure code, `valve` that code behind a real pseudo-terminal, `limits` the last check before the device;
+//! `unrecorded` sees to it that a crash makes no more pulses forgotten than are then counted as delivered.
 
 mod board;
 #[cfg(unix)]
@@ -21,6 +22,7 @@ mod parser;
 mod protocol;
 mod queue;
 mod serial;
+mod unrecorded;
 #[cfg(unix)]
 #[allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a device of its own: its own clock and thread")]
 mod valve;
@@ -39,6 +41,7 @@ pub use protocol::{
     SAFE, SafeCause,
 };
 pub use serial::{OpenError, SerialReader, SerialTrigger};
+pub use unrecorded::{DurableThrough, Unrecorded};
 #[cfg(unix)]
 pub use valve::{ValveLogLine, ValveOptions, ValveSimulator, ValveStatistics, serve_valve};
 

@@ -177,6 +177,7 @@ const fn key_of(reason: &LimitReason) -> &'static str {
         LimitReason::PulsesPerMinute { .. } => "limits.max_pulses_per_minute",
         LimitReason::PulsesPerSession { .. } => "limits.max_pulses_per_session",
         LimitReason::Interval { .. } => "limits.min_interval_ms",
+        LimitReason::Unrecorded { .. } => "limits.max_unrecorded_pulses",
         LimitReason::NoLimits { .. } => "limits",
     }
 }
