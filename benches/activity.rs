@@ -96,6 +96,7 @@ fn step_voltage_96x200_20_cells(bencher: Bencher) {
         id,
         name: String::new(),
         plane: 0,
+        radius_told_px: None,
         pixels: mask.pixels.iter().map(|&(row, col, weight)| RoiPixel { row, col, weight }).collect(),
     });
     let rois = RoiSet {

@@ -65,6 +65,7 @@ fn step_512x512(bencher: Bencher, rois: usize) {
                 id,
                 name: String::new(),
                 plane: 0,
+                radius_told_px: None,
                 pixels: mask.pixels.iter().map(|&(row, col, weight)| RoiPixel { row, col, weight }).collect(),
             })
             .collect(),

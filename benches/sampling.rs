@@ -34,7 +34,7 @@ fn rois(side_px: usize, count: u32) -> RoiSet {
             let distance = ((f64::from(r) - row).powi(2) + (f64::from(c) - col).powi(2)).sqrt();
             (distance < 5.6).then(|| RoiPixel { row: r, col: c, weight: (1.1 - distance / 5.6) as f32 })
         };
-        Roi { id, name: String::new(), plane: 0, pixels: pixels.filter_map(weight).collect() }
+        Roi { id, name: String::new(), plane: 0, radius_told_px: None, pixels: pixels.filter_map(weight).collect() }
     };
     RoiSet { geometry: Geometry::new(side_px, side_px), rois: (0..count).map(&mut disc).collect(), ..RoiSet::default() }
 }

@@ -106,7 +106,7 @@ fn demixing_allocates_nothing_also_at_the_border() {
         let near = (row - 5..row + 6).flat_map(|r| (col - 5..col + 6).map(move |c| (r, c)));
         near.map(|(r, c)| RoiPixel { row: r, col: c, weight: (1 + r % 3) as f32 }).collect()
     };
-    let roi = |(id, pixels)| Roi { id, name: String::new(), plane: 0, pixels };
+    let roi = |(id, pixels)| Roi { id, name: String::new(), plane: 0, radius_told_px: None, pixels };
     let rois: Vec<Roi> = (0..8).map(|k| (k, disc(8 + 6 * k, 8 + 5 * k))).map(roi).collect();
     let geometry = Geometry::new(64, 64);
     let set = RoiSet { geometry, rois, ..RoiSet::default() };

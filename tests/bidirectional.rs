@@ -40,6 +40,7 @@ fn movie(phase_px: f64) -> Movie {
         id,
         name: String::new(),
         plane: 0,
+        radius_told_px: None,
         pixels: mask.pixels.iter().map(|&(row, col, weight)| RoiPixel { row, col, weight }).collect(),
     });
     let rois = RoiSet {

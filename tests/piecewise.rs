@@ -77,7 +77,13 @@ impl Field {
             let around = (-3..=3).flat_map(|y: i32| (-3..=3).map(move |x| (y, x))).filter(|(y, x)| y * y + x * x <= 9);
             let (r0, c0) = (soma.0.round() as i32, soma.1.round() as i32);
             let pixel = |(y, x)| RoiPixel { row: (r0 + y) as u32, col: (c0 + x) as u32, weight: 1.0 };
-            Roi { id: id as u32, name: String::new(), plane: 0, pixels: around.map(pixel).collect() }
+            Roi {
+                id: id as u32,
+                name: String::new(),
+                plane: 0,
+                radius_told_px: None,
+                pixels: around.map(pixel).collect(),
+            }
         };
         let rois = self.somata.iter().step_by(5).filter(inside).enumerate().map(disc).collect();
         let geometry = Geometry::new(SIZE, SIZE);

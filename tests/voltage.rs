@@ -100,7 +100,9 @@ fn cells() -> RoiSet {
     };
     RoiSet {
         geometry: Geometry::new(96, 200),
-        rois: (0..20).map(|id| Roi { id, name: String::new(), plane: 0, pixels: pixels(id) }).collect(),
+        rois: (0..20)
+            .map(|id| Roi { id, name: String::new(), plane: 0, radius_told_px: None, pixels: pixels(id) })
+            .collect(),
         reference: None,
         reference_kind: ReferenceKind::Given,
         templates: Vec::new(),

@@ -272,7 +272,7 @@ fn draw_ensembles(config: &mut RigConfig, rois: usize, seed: u64) -> anyhow::Res
 fn roi_set(source: &SyntheticSource) -> RoiSet {
     let rois = source.rois().iter().zip(0..).map(|(mask, id)| {
         let pixels = mask.pixels.iter().map(|&(row, col, weight)| RoiPixel { row, col, weight }).collect();
-        Roi { id, name: format!("cell {id}"), plane: 0, pixels }
+        Roi { id, name: format!("cell {id}"), plane: 0, radius_told_px: None, pixels }
     });
     RoiSet {
         geometry: source.header().geometry,

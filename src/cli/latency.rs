@@ -239,7 +239,7 @@ fn grid(geometry: Geometry, count: u32) -> RoiSet {
         let pixels = offsets
             .filter(|(dr, dc)| dr * dr + dc * dc <= ROI_RADIUS_PX * ROI_RADIUS_PX && within(row + dr, col + dc))
             .map(|(dr, dc)| RoiPixel { row: (row + dr) as u32, col: (col + dc) as u32, weight: 1.0 });
-        Roi { id, name: String::new(), plane: 0, pixels: pixels.collect() }
+        Roi { id, name: String::new(), plane: 0, radius_told_px: None, pixels: pixels.collect() }
     };
     RoiSet {
         geometry,

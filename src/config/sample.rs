@@ -16,6 +16,17 @@ pub enum SampleMode {
     Demix,
 }
 
+/// What becomes of pixels that several ROIs have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Overlap {
+    /// They count for each of them.
+    #[default]
+    Keep,
+    /// They count for none of them, as by default in suite2p.
+    LeaveOut,
+}
+
 /// How much of the neuropil is removed: a number, or a word.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged, expecting = "expected \"estimate\", or a number from 0 (off) to 2")]
@@ -41,6 +52,9 @@ pub struct SampleConfig {
     /// Weights of the pixels of an ROI: `weighted` (those of the file), `plain` (all 1), or `demix` (those of the file,
     /// with the light of overlapping cells told apart). No unit.
     pub mode: SampleMode,
+    /// Pixels that several ROIs of a plane have: `keep`, or `leave_out` (what suite2p calls `allow_overlap = False`; of
+    /// each ROI at least one pixel must remain). No unit.
+    pub overlap: Overlap,
     /// Round the shift to whole pixels (halves away from zero) before the masks are moved; otherwise it is rounded to
     /// 1/256 pixel and the masks move by bilinear weights. True or false.
     pub whole_pixel: bool,
@@ -50,18 +64,23 @@ pub struct SampleConfig {
     pub neuropil_coefficient: NeuropilCoefficient,
     /// Width of the border around a cell that belongs neither to it nor to its neuropil, in pixels, 0 to 50.
     pub neuropil_inner_px: u32,
-    /// Pixels that a neuropil annulus holds at least, where the frame has so many, 1 to 100,000.
+    /// Pixels that a neuropil annulus holds more than, where the frame has so many, 1 to 100,000.
     pub neuropil_min_pixels: u32,
+    /// Where cells are crowded, their faint pixels count as neuropil: those whose weight is below this percentile of
+    /// the weights around, 0 (none) to 100; suite2p's `lam_percentile`.
+    pub neuropil_weight_percentile: f64,
 }
 
 impl Default for SampleConfig {
     fn default() -> Self {
         Self {
             mode: SampleMode::Weighted,
+            overlap: Overlap::Keep,
             whole_pixel: false,
             neuropil_coefficient: NeuropilCoefficient::Share(0.7),
             neuropil_inner_px: 2,
             neuropil_min_pixels: 350,
+            neuropil_weight_percentile: 50.0,
         }
     }
 }
@@ -80,6 +99,14 @@ impl SampleConfig {
         if !(1..=100_000).contains(&self.neuropil_min_pixels) {
             violations
                 .push(format!("{section}.neuropil_min_pixels: {}, expected 1 to 100000", self.neuropil_min_pixels));
+        }
+        if !(0.0..=100.0).contains(&self.neuropil_weight_percentile) {
+            let percentile = self.neuropil_weight_percentile;
+            violations.push(format!("{section}.neuropil_weight_percentile: {percentile}, expected 0 to 100"));
+        }
+        if (self.mode, self.overlap) == (SampleMode::Demix, Overlap::LeaveOut) {
+            let what = "leave_out, expected keep with mode = \"demix\", which tells overlapping cells apart";
+            violations.push(format!("{section}.overlap: {what}"));
         }
     }
 

@@ -453,6 +453,7 @@ pub fn roi_set_record(set: &RoiSet) -> v1::RoiSetRecord {
                 rows_px: roi.pixels.iter().map(|p| p.row).collect(),
                 cols_px: roi.pixels.iter().map(|p| p.col).collect(),
                 weights: roi.pixels.iter().map(|p| p.weight).collect(),
+                radius_px: roi.radius_told_px.unwrap_or(0.0),
             })
             .collect(),
         reference: set.reference.as_ref().map(image_record),
@@ -486,7 +487,8 @@ pub fn roi_set_of(r: &v1::RoiSetRecord) -> RoiSet {
         let places = roi.rows_px.iter().zip(&roi.cols_px).enumerate();
         let weight = |k: usize| if roi.weights.is_empty() { 1.0 } else { roi.weights.get(k).copied().unwrap_or(0.0) };
         let pixels = places.map(|(k, (&row, &col))| RoiPixel { row, col, weight: weight(k) }).collect();
-        Roi { id, name: roi.name.clone(), plane: roi.plane, pixels }
+        let radius_told_px = Some(roi.radius_px).filter(|&px| px != 0.0);
+        Roi { id, name: roi.name.clone(), plane: roi.plane, pixels, radius_told_px }
     });
     let reference = r.reference.as_ref().map(image_of);
     let template = |t: &v1::PlaneTemplate| Some(PlaneImage { plane: t.plane, image: image_of(t.image.as_ref()?) });

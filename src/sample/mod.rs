@@ -10,9 +10,8 @@
 //! forty-four whatever the ROIs are.
 //! Everything that is added up over pixels is an integer, so strips, their cutting, and the order do not show.
 //!
-//! Neuropil annuli follow suite2p's published definition (Pachitariu et al., bioRxiv 061507; the keys
-//! `inner_neuropil_radius` and `min_neuropil_pixels` of its documentation); on a recorded session 22 of 23 agree with
-//! its `neuropil_mask` pixel by pixel, and the other by 671 pixels of 678.
+//! Neuropil annuli are suite2p's (Pachitariu et al., bioRxiv 061507; the keys `inner_neuropil_radius`,
+//! `min_neuropil_pixels` and `lam_percentile` of its documentation), pixel for pixel.
 //!
 //! The stage itself ([`Sampler`]) reads no file and no clock; only the readers in [`formats`] touch the disk.
 

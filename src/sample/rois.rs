@@ -30,6 +30,28 @@ pub struct Roi {
     pub plane: u32,
     /// Pixels, sorted by row, then column.
     pub pixels: Vec<RoiPixel>,
+    /// The radius that its file tells, in pixels; see [`Roi::radius_px`].
+    pub radius_told_px: Option<f64>,
+}
+
+impl Roi {
+    /// Radius in pixels, at least 1: the one that the file tells (suite2p's `radius`), else two standard deviations of
+    /// the weights along their longer axis, which is suite2p's definition without its search for the soma.
+    pub fn radius_px(&self) -> f64 {
+        self.radius_told_px.unwrap_or_else(|| {
+            let sum = |value: &dyn Fn(f64, f64) -> f64| {
+                let term = |p: &RoiPixel| f64::from(p.weight) * value(f64::from(p.row), f64::from(p.col));
+                self.pixels.iter().map(term).sum::<f64>()
+            };
+            let total = sum(&|_, _| 1.0);
+            let (row, col) = (sum(&|y, _| y) / total, sum(&|_, x| x) / total);
+            let yy = sum(&|y, _| (y - row) * (y - row)) / total;
+            let xx = sum(&|_, x| (x - col) * (x - col)) / total;
+            let xy = sum(&|y, x| (y - row) * (x - col)) / total;
+            let longer = (yy + xx) / 2.0 + ((yy - xx) * (yy - xx) / 4.0 + xy * xy).sqrt();
+            (2.0 * longer.sqrt()).max(1.0)
+        })
+    }
 }
 
 /// Where the reference image of a set comes from.
@@ -114,6 +136,14 @@ pub enum RoiSetError {
         /// Pixels that it lists.
         pixels: usize,
     },
+    /// A radius that no cell has.
+    #[error("ROI {id}: a radius of {radius_px} px, expected more than 0, at most {}", MAX_SIDE_PX)]
+    Radius {
+        /// Position of the ROI.
+        id: u32,
+        /// The radius.
+        radius_px: f64,
+    },
     /// A reference image of another size than the frame.
     #[error("reference image is {got_height_px} x {got_width_px} pixels, expected {height_px} x {width_px}")]
     ReferenceSize {
@@ -156,6 +186,7 @@ pub(crate) struct RawRoi {
     pub plane: u32,
     /// Row, column, weight.
     pub pixels: Vec<(i64, i64, f32)>,
+    pub radius_px: Option<f64>,
 }
 
 impl Default for RoiSet {
@@ -181,7 +212,9 @@ impl RoiSet {
         for (position, roi) in raw.into_iter().enumerate() {
             let id = position as u32;
             let pixels = checked_pixels(id, &roi.pixels, geometry)?;
-            rois.push(Roi { id, name: roi.name.unwrap_or_else(|| id.to_string()), plane: roi.plane, pixels });
+            let name = roi.name.unwrap_or_else(|| id.to_string());
+            let radius_told_px = checked_radius(id, roi.radius_px)?;
+            rois.push(Roi { id, name, plane: roi.plane, pixels, radius_told_px });
         }
         let reference_kind = if reference.is_some() { ReferenceKind::Given } else { ReferenceKind::None };
         let set =
@@ -201,6 +234,7 @@ impl RoiSet {
                 check_pixel(roi.id, i64::from(p.row), i64::from(p.col), p.weight, self.geometry)?;
             }
             check_some_weight(roi.id, &roi.pixels)?;
+            checked_radius(roi.id, roi.radius_told_px)?;
         }
         self.check_reference()
     }
@@ -312,6 +346,15 @@ fn check_some_weight(id: u32, pixels: &[RoiPixel]) -> Result<(), RoiSetError> {
     }
 }
 
+fn checked_radius(id: u32, radius_px: Option<f64>) -> Result<Option<f64>, RoiSetError> {
+    match radius_px {
+        Some(radius_px) if !(radius_px > 0.0 && radius_px <= MAX_SIDE_PX as f64) => {
+            Err(RoiSetError::Radius { id, radius_px })
+        }
+        other => Ok(other),
+    }
+}
+
 fn checked_pixels(id: u32, raw: &[(i64, i64, f32)], geometry: Geometry) -> Result<Vec<RoiPixel>, RoiSetError> {
     if raw.is_empty() {
         return Err(RoiSetError::NoPixels { id });
@@ -389,7 +432,7 @@ mod tests {
 
     #[test]
     fn a_plane_keeps_the_ids_of_the_file() {
-        let raw = (0..4).map(|k| RawRoi { plane: k % 2, pixels: vec![(0, 0, 1.0)], name: None }).collect();
+        let raw = (0..4).map(|k| RawRoi { plane: k % 2, pixels: vec![(0, 0, 1.0)], ..RawRoi::default() }).collect();
         let set = RoiSet::from_raw(Geometry::new(4, 6), raw, None, "test".into()).unwrap();
         assert_eq!(set.of_plane(1).rois.iter().map(|roi| roi.id).collect::<Vec<_>>(), [1, 3]);
     }

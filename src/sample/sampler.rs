@@ -22,13 +22,14 @@
 //! The sampler remembers nothing from one frame to the next, so there is no state to save: `start`, `accumulate` for
 //! each strip, `finish`; or `step` for a whole frame. No allocation after construction.
 
-use crate::config::sample::{SampleConfig, SampleMode};
+use crate::config::sample::{Overlap, SampleConfig, SampleMode};
 use crate::frame::{FrameView, Geometry};
 use crate::sample::demix::Demix;
 use crate::sample::mask::{FRACTION_ONE, Inside, Mask, Shift, Strip, Sums};
 use crate::sample::neuropil::{annulus, cell_map};
 use crate::sample::overlap::Scene;
 use crate::sample::rois::{Roi, RoiPixel, RoiSet, RoiSetError};
+use std::collections::BTreeSet;
 use std::ops::Range;
 
 /// Why a sampler could not be made.
@@ -54,6 +55,14 @@ pub enum SampleError {
         first: u32,
         /// Another plane.
         second: u32,
+    },
+    /// An ROI whose pixels all belong to others too, where such pixels are left out.
+    #[error("ROI {id}: other ROIs have all of its {pixels} pixels too, expected one of its own (sample.overlap)")]
+    NothingOfItsOwn {
+        /// The ROI's id.
+        id: u32,
+        /// Its pixels.
+        pixels: usize,
     },
     /// A configuration out of range.
     #[error("{0}")]
@@ -158,25 +167,28 @@ impl Sampler {
         if let Some(other) = chosen.iter().find(|roi| roi.plane != plane) {
             return Err(SampleError::SeveralPlanes { first: plane, second: other.plane });
         }
-        let cells = cell_map(set.geometry, set.rois.iter().filter(|roi| roi.plane == plane));
+        let of_plane = || set.rois.iter().filter(|roi| roi.plane == plane);
+        let cells = cell_map(set.geometry, of_plane(), config.neuropil_weight_percentile);
+        let shared = (config.overlap == Overlap::LeaveOut).then(|| shared_pixels(of_plane()));
+        let own = chosen.iter().map(|roi| own_pixels(roi, shared.as_ref())).collect::<Result<Vec<_>, _>>()?;
         let (inner, least) = (config.neuropil_inner_px as usize, config.neuropil_min_pixels as usize);
         let width_px = set.geometry.width_px;
-        let probe = |roi: &&Roi| Probe {
+        let probe = |(roi, own): (&&Roi, Vec<_>)| Probe {
             id: roi.id,
             mask: match config.mode {
-                SampleMode::Weighted | SampleMode::Demix => Mask::weighted(width_px, sorted(roi).into_iter()),
-                SampleMode::Plain => Mask::uniform(width_px, sorted(roi).into_iter().map(|(row, col, _)| (row, col))),
+                SampleMode::Weighted | SampleMode::Demix => Mask::weighted(width_px, own.into_iter()),
+                SampleMode::Plain => Mask::uniform(width_px, own.into_iter().map(|(row, col, _)| (row, col))),
             },
             annulus: config
                 .neuropil_is_on()
                 .then(|| Mask::uniform(width_px, annulus(set.geometry, &cells, &roi.pixels, inner, least).into_iter())),
         };
-        let mut probes: Vec<Probe> = chosen.iter().map(probe).collect();
+        let mut probes: Vec<Probe> = chosen.iter().zip(own).map(probe).collect();
         let count = probes.len();
         let demix = (config.mode == SampleMode::Demix).then(|| {
             let ring = |pixels: &[RoiPixel]| annulus(set.geometry, &cells, pixels, inner, least);
-            let of_plane: Vec<&Roi> = set.rois.iter().filter(|roi| roi.plane == plane).collect();
-            let (demix, besides) = Demix::new(&Scene { width_px, rois: &of_plane, chosen, ring: &ring });
+            let rois: Vec<&Roi> = of_plane().collect();
+            let (demix, besides) = Demix::new(&Scene { width_px, rois: &rois, chosen, ring: &ring });
             let helper = |(mask, annulus)| Probe { id: u32::MAX, mask, annulus };
             probes.extend(besides.into_iter().map(helper));
             demix
@@ -428,6 +440,25 @@ pub(super) fn add_lines_apart(
     if let Some(annulus) = annulus {
         add(annulus, false, under_annulus);
     }
+}
+
+/// Pixels that more than one of these ROIs have.
+fn shared_pixels<'a>(rois: impl Iterator<Item = &'a Roi>) -> BTreeSet<(u32, u32)> {
+    let mut all: Vec<(u32, u32)> = rois.flat_map(sorted).map(|(row, col, _)| (row, col)).collect();
+    all.sort_unstable();
+    all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
+}
+
+/// The pixels of an ROI without those that are shared.
+fn own_pixels(roi: &Roi, shared: Option<&BTreeSet<(u32, u32)>>) -> Result<Vec<(u32, u32, f32)>, SampleError> {
+    let mut pixels = sorted(roi);
+    if let Some(shared) = shared {
+        pixels.retain(|(row, col, _)| !shared.contains(&(*row, *col)));
+        if !pixels.iter().any(|pixel| pixel.2 > 0.0) {
+            return Err(SampleError::NothingOfItsOwn { id: roi.id, pixels: roi.pixels.len() });
+        }
+    }
+    Ok(pixels)
 }
 
 /// Pixels in the order that masks need, each once, also when somebody changed the set after it was read.

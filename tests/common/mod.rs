@@ -72,6 +72,7 @@ pub fn rois(source: &SyntheticSource) -> RoiSet {
         id,
         name: id.to_string(),
         plane: 0,
+        radius_told_px: None,
         pixels: mask.pixels.iter().map(|&(row, col, weight)| RoiPixel { row, col, weight }).collect(),
     });
     RoiSet {

@@ -144,5 +144,8 @@ fn roi_differs(a: &v1::Roi, b: &v1::Roi) -> Option<String> {
     } else if bits(a) != bits(b) {
         what.push("other weights".to_owned());
     }
+    if a.radius_px.to_bits() != b.radius_px.to_bits() {
+        what.push(format!("radius {} px in A, {} in B", a.radius_px, b.radius_px));
+    }
     (!what.is_empty()).then(|| what.join(", "))
 }

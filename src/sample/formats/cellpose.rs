@@ -94,6 +94,7 @@ fn cells(pickle: &Pickle, masks: &Array, planes: u64, frame: Geometry) -> Result
         name: Some(label.to_string()),
         plane: plane as u32,
         pixels,
+        radius_px: None,
     };
     Ok(found.into_iter().map(raw).collect())
 }

@@ -358,7 +358,7 @@ pub(super) fn read(path: &Path, members: &[Member], geometry: Option<Geometry>) 
             continue;
         }
         let pixels = area::pixels(&roi.shape, geometry, &mut budget).map_err(wrong)?;
-        raw.push(RawRoi { name: Some(name), plane: roi.plane(), pixels });
+        raw.push(RawRoi { name: Some(name), plane: roi.plane(), pixels, radius_px: None });
         ids.push(entry as u32);
     }
     let mut set = RoiSet::from_raw(geometry, raw, None, path.display().to_string())

@@ -20,7 +20,8 @@
 //! * `disc`: pixels whose centre is at most `radius_px` away, weight 1;
 //! * `pixels`: `[row, column]` or `[row, column, weight]`, weight 1 where it is not given.
 //!
-//! `name` and `plane` (0) may be left out. `height_px` and `width_px` may be left out where the caller knows them.
+//! `name`, `plane` (0) and `radius_px` (of the cell; what suite2p calls `radius`) may be left out. `height_px` and
+//! `width_px` may be left out where the caller knows them.
 //! `reference` may be left out; it is the path of a 2-D numeric `.npy` file, taken from the folder of the JSON file, or
 //! the image itself as a list of rows. Other keys are errors, so that a misspelt one is not silently lost.
 //!
@@ -62,6 +63,8 @@ struct RoiEntry {
     disc: Option<DiscEntry>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pixels: Option<Vec<PixelEntry>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    radius_px: Option<f64>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -164,7 +167,7 @@ pub fn read(path: &Path, text: &[u8], geometry: Option<Geometry>) -> Result<RoiS
             entry,
             what,
         })?;
-        raw.push(RawRoi { name: roi.name, plane: roi.plane, pixels });
+        raw.push(RawRoi { name: roi.name, plane: roi.plane, pixels, radius_px: roi.radius_px });
     }
     RoiSet::from_raw(geometry, raw, reference, path.display().to_string())
         .map_err(|error| RoiFileError::Rois { path: path.into(), error })
@@ -180,6 +183,7 @@ pub fn write(set: &RoiSet) -> String {
         polygon: None,
         disc: None,
         pixels: Some(roi.pixels.iter().map(|p| PixelEntry(p.row.into(), p.col.into(), p.weight)).collect()),
+        radius_px: roi.radius_told_px,
     });
     let file = FileEntry {
         height_px: Some(set.geometry.height_px),
@@ -321,7 +325,7 @@ mod tests {
         ) {
             let geometry = Geometry::new(6, 7);
             let pixels = weights.iter().enumerate().map(|(k, &w)| (k as i64 / 7, k as i64 % 7, w)).collect();
-            let raw = RawRoi { name: Some("a \"b\"".into()), plane: 2, pixels };
+            let raw = RawRoi { name: Some("a \"b\"".into()), plane: 2, pixels, radius_px: Some(3.25) };
             let image = Image { geometry, values };
             let Ok(set) = RoiSet::from_raw(geometry, vec![raw], Some(image), "rois.json".into()) else { return Ok(()) };
             prop_assert_eq!(parse(&write(&set)).unwrap(), set);

@@ -40,6 +40,7 @@ pub fn read(path: &Path, text: &[u8], geometry: Option<Geometry>) -> Result<RoiS
             }),
             plane: 0,
             pixels: region.coordinates.into_iter().map(|(row, col)| (row, col, 1.0)).collect(),
+            radius_px: None,
         })
         .collect();
     RoiSet::from_raw(geometry, raw, None, path.display().to_string())

@@ -168,6 +168,15 @@ impl<'a> Pickle<'a> {
         }
     }
 
+    /// A number: a Python integer or float, or a numpy scalar.
+    pub fn number(&self, node: &Node) -> Option<f64> {
+        match *node {
+            Node::Int(value) => Some(value as f64),
+            Node::Float(value) => Some(value),
+            _ => None,
+        }
+    }
+
     /// numpy's name of an array's element type, `?` when the file does not say.
     pub fn dtype_name(&self, array: &Array) -> &str {
         match array.dtype.map(|id| self.node(id)) {

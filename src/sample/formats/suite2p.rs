@@ -1,7 +1,7 @@
 //! suite2p's `stat.npy`, with `ops.npy` where it stands beside it.
 //!
-//! In: an array of dictionaries, one a cell, of which `ypix` (rows), `xpix` (columns), `lam` (weights, 1 without it)
-//! and `iplane` (plane, 0 without it) are read; `Ly`, `Lx` and `meanImg` of `ops.npy`. Out: a [`RoiSet`] with all
+//! In: an array of dictionaries, one a cell, of which `ypix` (rows), `xpix` (columns), `lam` (weights, 1 without it),
+//! `radius` (pixels) and `iplane` (plane, 0 without it) are read; `Ly`, `Lx` and `meanImg` of `ops.npy`. Out: a [`RoiSet`] with all
 //! pixels of each cell, also those that suite2p marks as `overlap`, and all cells, also those that `iscell.npy` calls
 //! none ([`accepted`] says which). Whoever selects cells does so by id, which is the row number in every other file of
 //! suite2p.
@@ -149,5 +149,10 @@ fn raw_roi(pickle: &Pickle, id: NodeId) -> Result<RawRoi, String> {
     for ((&row, &col), &weight) in rows.iter().zip(&cols).zip(&weights) {
         pixels.push((whole(row, "ypix")?, whole(col, "xpix")?, weight as f32));
     }
-    Ok(RawRoi { name: None, plane, pixels })
+    let radius_px = match pickle.get(dict, "radius") {
+        None | Some(Node::None) => None,
+        // suite2p's radius of a single pixel is 0
+        Some(node) => Some(pickle.number(node).ok_or("`radius` is no number")?).filter(|&px| px != 0.0),
+    };
+    Ok(RawRoi { name: None, plane, pixels, radius_px })
 }

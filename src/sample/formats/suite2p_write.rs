@@ -44,7 +44,7 @@ pub fn stat(set: &RoiSet) -> Vec<u8> {
         writer.put(b"e");
         writer.text("radius");
         writer.put(b"G");
-        writer.put(&radius(roi).to_be_bytes());
+        writer.put(&roi.radius_px().to_be_bytes());
         writer.text("npix");
         writer.integer(count as u32);
         if several {
@@ -100,21 +100,6 @@ fn middle(roi: &Roi) -> [u32; 2] {
     };
     let nearest = roi.pixels.iter().min_by(|a, b| distance(a).total_cmp(&distance(b)));
     nearest.map_or([0; 2], |p| [p.row, p.col])
-}
-
-/// Two standard deviations of the weights along their longer axis, in pixels, at least 1: suite2p's masks want one.
-fn radius(roi: &Roi) -> f64 {
-    let sum = |value: &dyn Fn(f64, f64) -> f64| {
-        let term = |p: &crate::sample::RoiPixel| f64::from(p.weight) * value(f64::from(p.row), f64::from(p.col));
-        roi.pixels.iter().map(term).sum::<f64>()
-    };
-    let total = sum(&|_, _| 1.0);
-    let (row, col) = (sum(&|y, _| y) / total, sum(&|_, x| x) / total);
-    let yy = sum(&|y, _| (y - row) * (y - row)) / total;
-    let xx = sum(&|_, x| (x - col) * (x - col)) / total;
-    let xy = sum(&|y, x| (y - row) * (x - col)) / total;
-    let longer = (yy + xx) / 2.0 + ((yy - xx) * (yy - xx) / 4.0 + xy * xy).sqrt();
-    (2.0 * longer.sqrt()).max(1.0)
 }
 
 /// A `.npy` file, its data aligned to 64 bytes as numpy has it.
