@@ -55,6 +55,8 @@ pub struct SampleConfig {
     /// Pixels that several ROIs of a plane have: `keep`, or `leave_out` (what suite2p calls `allow_overlap = False`; of
     /// each ROI at least one pixel must remain). No unit.
     pub overlap: Overlap,
+    /// Use the processor's vector instructions where it has them: faster, and the same bits. True or false.
+    pub simd: bool,
     /// Round the shift to whole pixels (halves away from zero) before the masks are moved; otherwise it is rounded to
     /// 1/256 pixel and the masks move by bilinear weights. True or false.
     pub whole_pixel: bool,
@@ -76,6 +78,7 @@ impl Default for SampleConfig {
         Self {
             mode: SampleMode::Weighted,
             overlap: Overlap::Keep,
+            simd: true,
             whole_pixel: false,
             neuropil_coefficient: NeuropilCoefficient::Share(0.7),
             neuropil_inner_px: 2,

@@ -75,6 +75,14 @@ impl Indices {
         }
     }
 
+    /// The indices, the window that they are into when `base` moves them, and how far up they move there; `None` where
+    /// they do not fit into one.
+    fn whole<'s>(&self, base: isize, samples: &'s [u16]) -> Option<(&[u16], &'s [u16; WINDOW], u16)> {
+        let origin = (self.first as isize + base) as usize;
+        let (window, up) = window(samples, origin, 0)?;
+        (!self.near.is_empty()).then_some((&self.near, window, up))
+    }
+
     /// How many of the samples at `part`, moved by `base`, are `value`.
     pub fn count(&self, part: Range<usize>, base: isize, samples: &[u16], value: u16) -> u32 {
         let origin = (self.first as isize + base) as usize;
@@ -206,14 +214,34 @@ impl Patterns {
         Patterns { indices: Indices::of(&by_pattern.concat()), starts }
     }
 
+    /// Samples that are read.
+    pub fn reads(&self) -> usize {
+        self.indices.all().len()
+    }
+
     /// Bilinear sum in 1/65536, of the samples in `limits` or, without these, of all.
     pub fn total(&self, shift: Shift, base: isize, samples: &[u16], limits: Option<(isize, isize)>) -> u128 {
         let (fy, fx) = (u64::from(shift.row_fraction), u64::from(shift.col_fraction));
         let one = u64::from(FRACTION_ONE);
         let tap_weights = [(one - fy) * (one - fx), (one - fy) * fx, fy * (one - fx), fy * fx];
+        let weight_of =
+            |pattern: usize| -> u64 { (0..4).filter(|bit| pattern >> bit & 1 == 1).map(|bit| tap_weights[bit]).sum() };
+        if let (None, Some((near, window, up))) = (limits, self.indices.whole(base, samples)) {
+            // One look for the window, and 64 bits: a sum of 2^16 samples or fewer, times at most 2^16, has 48.
+            let mut total = 0_u64;
+            for pattern in 1..16 {
+                let weight = weight_of(pattern);
+                if let (true, Some(part)) = (weight > 0, near.get(self.starts[pattern]..self.starts[pattern + 1])) {
+                    let sum =
+                        if up == 0 { sum_near::<false>(window, part, 0) } else { sum_near::<true>(window, part, up) };
+                    total += sum * weight;
+                }
+            }
+            return u128::from(total);
+        }
         let mut total = 0;
         for pattern in 1..16 {
-            let weight: u64 = (0..4).filter(|bit| pattern >> bit & 1 == 1).map(|bit| tap_weights[bit]).sum();
+            let weight = weight_of(pattern);
             if weight == 0 {
                 continue;
             }

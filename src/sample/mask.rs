@@ -7,12 +7,13 @@
 //! F = ((1 - fy) ((1 - fx) S(0,0) + fx S(0,1)) + fy ((1 - fx) S(1,0) + fx S(1,1))) / sum(w)
 //! ```
 //!
-//! so the interpolation happens once a mask and not once a pixel. There are three ways to the same integer:
+//! so the interpolation happens once a mask and not once a pixel. There are four ways to the same integer:
 //! * a **uniform** mask inside the frame reads every sample once: all that matters about a sample is which of its four
 //!   neighbours up and left belong to the mask, one of 15 patterns; each pattern's samples are added up, and the
 //!   fraction weighs the 15 sums ([`Patterns`]). Well inside the mask all four do, and the fraction drops out;
 //! * a **weighted** mask inside the frame reads four samples for each pixel, with one multiplication each;
-//! * at the border of the frame or of a strip, runs of neighbouring pixels are cut to what may be read.
+//! * at the border of the frame or of a strip, runs of neighbouring pixels are cut to what may be read;
+//! * where very many masks read a whole frame, it is interpolated once for all of them (`blend.rs`).
 //!
 //! Units: weights are 16-bit, the largest of a mask is [`WEIGHT_ONE`]; fractions are 1/256 pixel. A product has 31
 //! bits, a sum over all pixels of the largest frame 57, with the fractions 73: it is kept in 128 bits.
@@ -113,6 +114,11 @@ impl Sums {
         self.saturated += lines.saturated;
     }
 
+    /// Adds weights times samples, in 1/65536.
+    pub fn add(&mut self, total: u64) {
+        self.total += u128::from(total);
+    }
+
     /// Weights times samples.
     pub fn weighted(&self) -> f64 {
         let one = f64::from(FRACTION_ONE);
@@ -132,6 +138,27 @@ pub(crate) struct Strip<'a> {
     pub inside: Inside,
     /// The saturated sample, where it is to be counted.
     pub saturation: Option<u16>,
+}
+
+/// Rows and columns of a mask at rest, first and the one after the last.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Extent {
+    pub rows: (i32, i32),
+    pub cols: (i32, i32),
+}
+
+impl Extent {
+    /// Whether nothing has to be cut at the frame's border, with one row and column to spare whatever the fraction.
+    pub fn is_inside(&self, strip: &Strip) -> bool {
+        let (Extent { rows, cols }, Strip { shift, inside, .. }) = (self, strip);
+        // the strip's own limits are narrower where lines of one mask are read at several places
+        let within = rows.0 >= inside.top && rows.1 <= inside.bottom && cols.0 >= inside.left && cols.1 <= inside.right;
+        within
+            && rows.0 + shift.row >= 0
+            && rows.1 + shift.row < strip.height_px as i32
+            && cols.0 + shift.col >= 0
+            && cols.1 + shift.col < strip.width_px as i32
+    }
 }
 
 /// A mask, made once.
@@ -243,6 +270,40 @@ impl Mask {
         self.rows.clone()
     }
 
+    /// Samples that [`Mask::accumulate`] reads of a frame inside which it is.
+    pub fn reads(&self) -> usize {
+        self.patterns.as_ref().map_or(4 * self.pixel_count as usize, Patterns::reads)
+    }
+
+    /// Row, column and length of each run of neighbouring pixels, sorted.
+    pub fn runs(&self) -> impl Iterator<Item = (i32, i32, u32)> + '_ {
+        self.runs.iter().map(|run| (run.row, run.col, run.len))
+    }
+
+    /// The weight of every pixel; empty where all are 1.
+    pub fn weights(&self) -> &[u16] {
+        &self.weights
+    }
+
+    /// Rows and columns at rest.
+    pub fn extent(&self) -> Extent {
+        Extent { rows: (self.rows.start, self.rows.end), cols: (self.cols.start, self.cols.end) }
+    }
+
+    /// Counts saturated samples where the shift, rounded to whole pixels, puts the mask's pixels: of those in `limits`
+    /// or, without these, of all.
+    pub fn count_saturated(&self, strip: &Strip, limits: Option<(isize, isize)>, sums: &mut Sums) {
+        let (Some(saturation), shift, width) = (strip.saturation, strip.shift, strip.width_px as isize) else { return };
+        let below = if shift.row_fraction >= FRACTION_ONE / 2 { width } else { 0 };
+        let right = isize::from(shift.col_fraction >= FRACTION_ONE / 2);
+        let base = shift.row as isize * width + shift.col as isize + below + right;
+        let mut part = self.indices.all();
+        if let Some((low, high)) = limits {
+            part = self.indices.between(part, base, low, high);
+        }
+        sums.saturated += self.indices.count(part, base, strip.samples, saturation);
+    }
+
     /// Adds what the strip holds.
     pub fn accumulate(&self, strip: &Strip, sums: &mut Sums) {
         let Strip { shift, inside, rows, .. } = *strip;
@@ -251,16 +312,7 @@ impl Mask {
         if last <= rows.0 || first >= rows.1 {
             return;
         }
-        // the strip's own limits are narrower where lines of one mask are read at several places
-        let within = self.rows.start >= inside.top
-            && self.rows.end <= inside.bottom
-            && self.cols.start >= inside.left
-            && self.cols.end <= inside.right;
-        let in_frame = within
-            && first >= 0
-            && last <= strip.height_px as i32
-            && self.cols.start + shift.col >= 0
-            && self.cols.end + shift.col < strip.width_px as i32;
+        let in_frame = self.extent().is_inside(strip);
         let width = strip.width_px as isize;
         let base = shift.row as isize * width + shift.col as isize;
         let cut = first < rows.0 || last > rows.1;
@@ -275,16 +327,7 @@ impl Mask {
         };
         if let Some(total) = total {
             sums.total += total;
-            if let Some(saturation) = strip.saturation {
-                // counted where the shift, rounded to whole pixels, puts the pixels
-                let below = if shift.row_fraction >= FRACTION_ONE / 2 { width } else { 0 };
-                let base = base + below + isize::from(shift.col_fraction >= FRACTION_ONE / 2);
-                let mut part = self.indices.all();
-                if let Some((low, high)) = limits {
-                    part = self.indices.between(part, base, low, high);
-                }
-                sums.saturated += self.indices.count(part, base, strip.samples, saturation);
-            }
+            self.count_saturated(strip, limits, sums);
             return;
         }
         let clip = self.cols.start < inside.left || self.cols.end > inside.right;

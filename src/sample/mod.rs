@@ -15,6 +15,7 @@
 //!
 //! The stage itself ([`Sampler`]) reads no file and no clock; only the readers in [`formats`] touch the disk.
 
+mod blend;
 mod demix;
 pub mod detect;
 pub mod formats;

@@ -24,6 +24,7 @@
 
 use crate::config::sample::{Overlap, SampleConfig, SampleMode};
 use crate::frame::{FrameView, Geometry};
+use crate::sample::blend::Blend;
 use crate::sample::demix::Demix;
 use crate::sample::mask::{FRACTION_ONE, Inside, Mask, Shift, Strip, Sums};
 use crate::sample::neuropil::{annulus, cell_map};
@@ -125,6 +126,8 @@ pub struct Sampler {
     /// ROIs that were asked for.
     count: usize,
     pub(super) demix: Option<Demix>,
+    /// Where so many ROIs read a frame that it pays.
+    blend: Option<Blend>,
     /// Rows that the masks and annuli cover at rest.
     rows: Range<i32>,
     /// Of each probe the mask and the annulus, where lines are kept apart.
@@ -193,6 +196,7 @@ impl Sampler {
             probes.extend(besides.into_iter().map(helper));
             demix
         });
+        let blend = Blend::new((set.geometry.height_px, width_px), &probes, config.simd);
         let masks = probes.iter().flat_map(|probe| std::iter::once(&probe.mask).chain(&probe.annulus));
         let rows = masks.filter(|mask| mask.pixel_count > 0).map(Mask::rows);
         let rows = rows.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0);
@@ -204,6 +208,7 @@ impl Sampler {
             probes,
             count,
             demix,
+            blend,
             rows,
             rows_apart: Vec::new(),
             shift: None,
@@ -219,6 +224,12 @@ impl Sampler {
             (probe.mask.rows_apart(width_px), probe.annulus.as_ref().map(|annulus| annulus.rows_apart(width_px)))
         };
         self.rows_apart = self.probes.iter().map(apart).collect();
+    }
+
+    /// Whether frames are blended for all masks at once.
+    #[cfg(test)]
+    pub(crate) fn blends(&self) -> bool {
+        self.blend.is_some()
     }
 
     /// Cells in each group that is told apart.
@@ -335,6 +346,9 @@ impl Sampler {
             self.accumulate_moved(&strip, &mut sums);
             self.sums = sums;
             return;
+        }
+        if let Some(blend) = self.blend.as_mut().filter(|_| rows == (0..height_px)) {
+            return blend.accumulate(&self.probes, &strip, &mut self.sums);
         }
         let uncounted = Strip { saturation: None, ..strip };
         for (probe, (under_mask, under_annulus)) in self.probes.iter().zip(&mut self.sums) {
