@@ -30,8 +30,8 @@ CPU = torch.device("cpu")
 
 def suite2p_traces(movie, stat, reference, nonrigid, keep_overlap):
     settings = default_settings()["registration"] | {"nonrigid": nonrigid}
-    moved = np.empty_like(movie)
-    registration_wrapper(moved, f_raw=movie, refImg=reference, settings=settings, device=CPU)
+    moved = movie.copy()
+    registration_wrapper(moved, refImg=reference, settings=settings, device=CPU)
     masks, annuli = create_masks(stat, *movie.shape[1:], allow_overlap=keep_overlap)
     return extract_traces(moved, masks, annuli, device=CPU)
 

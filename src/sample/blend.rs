@@ -3,7 +3,7 @@
 //! In: a frame and the shift that holds for all of it. Out: row after row the bilinear sample at each pixel, in 1/65536
 //! of a count (an integer of 32 bits, nothing rounded), and the running sum of these along the row. A run of a uniform
 //! mask is then a difference of two running sums, however long it is, and a pixel of a weighted one a single product.
-//! The sums are the same integers that [`Mask::accumulate`] gives, so it does not matter to anybody which way was taken.
+//! The sums are the same integers that [`Mask::accumulate`] gives, so it matters to nobody which way was taken.
 //!
 //! It pays where masks and annuli together read each pixel a few times: from several hundred ROIs on 512 x 512. Only as
 //! many rows are kept as the tallest mask needs, so what is read was written a moment ago: masks are taken in the order
@@ -325,7 +325,8 @@ mod tests {
             let set = crowd(seed);
             let mode = [SampleMode::Weighted, SampleMode::Plain, SampleMode::Demix][mode];
             let of = |simd| {
-                let config = SampleConfig { mode, simd, whole_pixel: whole, neuropil_min_pixels: 60, ..SampleConfig::default() };
+                let least = SampleConfig { neuropil_min_pixels: 60, ..SampleConfig::default() };
+                let config = SampleConfig { mode, simd, whole_pixel: whole, ..least };
                 Sampler::new(&config, &set).unwrap()
             };
             let (mut fast, mut plain) = (of(true), of(false));

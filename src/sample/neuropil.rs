@@ -5,8 +5,8 @@
 //! suite2p's definition (keys `inner_neuropil_radius`, `min_neuropil_pixels`, `lam_percentile`), pixel for pixel: the
 //! ROI is widened by `inner_px` steps, in each of which every pixel takes its four neighbours; what is covered then
 //! belongs to nobody, for the cell's light bleeds into it. The bounding box of that is grown by 5 pixels on each side,
-//! at least once and at most a hundred times, until it holds more than `min_pixels` pixels that are neither there nor in
-//! any cell; these are the annulus. It stops at the frame's border.
+//! at least once and at most a hundred times, until it holds more than `min_pixels` pixels that are neither there nor
+//! in any cell; these are the annulus. It stops at the frame's border.
 //!
 //! A pixel is in a cell if the largest of the weights that ROIs have there is at least a percentile of these in the
 //! square around it, five times the median radius wide, zeros included: where cells are crowded, their faint rims count

@@ -1,10 +1,10 @@
 //! suite2p's `stat.npy`, with `ops.npy` where it stands beside it.
 //!
 //! In: an array of dictionaries, one a cell, of which `ypix` (rows), `xpix` (columns), `lam` (weights, 1 without it),
-//! `radius` (pixels) and `iplane` (plane, 0 without it) are read; `Ly`, `Lx` and `meanImg` of `ops.npy`. Out: a [`RoiSet`] with all
-//! pixels of each cell, also those that suite2p marks as `overlap`, and all cells, also those that `iscell.npy` calls
-//! none ([`accepted`] says which). Whoever selects cells does so by id, which is the row number in every other file of
-//! suite2p.
+//! `radius` (pixels) and `iplane` (plane, 0 without it) are read; `Ly`, `Lx` and `meanImg` of `ops.npy`. Out: a
+//! [`RoiSet`] with all pixels of each cell, also those that suite2p marks as `overlap`, and all cells, also those that
+//! `iscell.npy` calls none ([`accepted`] says which). Whoever selects cells does so by id, which is the row number in
+//! every other file of suite2p.
 
 use super::npy::{NpyHeader, matrix, matrix_from_npy};
 use super::pickle::{Node, NodeId, Pickle};
