@@ -12,7 +12,7 @@
 //! Cost: see `benches/sampling.rs`.
 #![allow(unsafe_code)] // one call of a function that was compiled for AVX2, after asking the processor
 
-use crate::sample::mask::{Extent, FRACTION_ONE, Mask, Shift, Strip, Sums};
+use crate::sample::mask::{FRACTION_ONE, Mask, PixelBox, Shift, Strip, Sums};
 use crate::sample::sampler::Probe;
 
 /// Reads of a pixel, on average, from which on it pays.
@@ -33,7 +33,7 @@ pub(super) struct Blend {
 struct Place {
     probe: u32,
     is_annulus: bool,
-    extent: Extent,
+    area: PixelBox,
     runs: u32,
     /// None where all are 1.
     weights: u32,
@@ -50,30 +50,29 @@ struct Run {
 impl Blend {
     /// For masks and annuli on a frame of this size; nothing where they read too little of it. Allocates.
     pub fn new((height_px, width_px): (usize, usize), probes: &[Probe], simd: bool) -> Option<Blend> {
+        let reads: usize = probes.iter().flat_map(Probe::masks).map(Mask::reads).sum();
+        if (reads as f64) < READS_MIN * (height_px * width_px) as f64 {
+            return None;
+        }
         let masks = (0..).zip(probes).flat_map(|(k, probe)| {
             std::iter::once((k, false, &probe.mask)).chain(probe.annulus.as_ref().map(|annulus| (k, true, annulus)))
         });
         let mut masks: Vec<(u32, bool, &Mask)> = masks.filter(|(_, _, mask)| mask.pixel_count > 0).collect();
-        let reads: usize = masks.iter().map(|(_, _, mask)| mask.reads()).sum();
-        if (reads as f64) < READS_MIN * (height_px * width_px) as f64 {
-            return None;
-        }
-        masks.sort_by_key(|&(probe, is_annulus, mask)| (mask.rows().end, probe, is_annulus));
-        let tallest = masks.iter().map(|(_, _, mask)| mask.rows().len()).max()?;
+        masks.sort_by_key(|&(probe, is_annulus, mask)| (mask.area.rows.end, probe, is_annulus));
+        let tallest = masks.iter().map(|(_, _, mask)| mask.area.rows.len()).max()?;
         let (mut places, mut runs, mut weights) = (Vec::with_capacity(masks.len()), Vec::new(), Vec::new());
         for (probe, is_annulus, mask) in masks {
             runs.extend(mask.runs().map(|(row, col, len)| Run { row: row as u16, col: col as u16, len: len as u16 }));
             weights.extend_from_slice(mask.weights());
-            let (runs, weights) = (mask.runs().count() as u32, mask.weights().len() as u32);
-            places.push(Place { probe, is_annulus, extent: mask.extent(), runs, weights });
+            let (runs, weights) = (mask.runs().len() as u32, mask.weights().len() as u32);
+            places.push(Place { probe, is_annulus, area: mask.area.clone(), runs, weights });
         }
         Some(Blend { places, runs, weights, rows: Rows::new(tallest, width_px, simd) })
     }
 
-    /// Adds what a whole frame holds.
-    pub fn accumulate(&mut self, probes: &[Probe], strip: &Strip, sums: &mut [(Sums, Sums)]) {
-        let first = self.places.iter().map(|place| place.extent.rows.0).min().unwrap_or(0);
-        self.rows.begin((first + strip.shift.row).max(0) as usize);
+    /// Adds what a whole frame holds; `first_row` is the first one of all masks at rest.
+    pub fn accumulate(&mut self, probes: &[Probe], first_row: i32, strip: &Strip, sums: &mut [(Sums, Sums)]) {
+        self.rows.begin((first_row + strip.shift.row).max(0) as usize);
         let (mut runs, mut weights) = (&self.runs[..], &self.weights[..]);
         for place in &self.places {
             let (own_runs, own_weights);
@@ -85,13 +84,13 @@ impl Blend {
                 let probe = probes.get(place.probe as usize)?;
                 if place.is_annulus { probe.annulus.as_ref() } else { Some(&probe.mask) }
             };
-            if !place.extent.is_inside(strip) {
+            if !place.area.is_inside(strip) {
                 let strip = Strip { saturation: strip.saturation.filter(|_| !place.is_annulus), ..*strip };
                 mask().into_iter().for_each(|mask| mask.accumulate(&strip, sums));
                 continue;
             }
-            let top = (place.extent.rows.0 + strip.shift.row) as usize;
-            self.rows.reach((place.extent.rows.1 + strip.shift.row) as usize, strip);
+            let top = (place.area.rows.start + strip.shift.row) as usize;
+            self.rows.reach((place.area.rows.end + strip.shift.row) as usize, strip);
             if own_weights.is_empty() {
                 sums.add(self.rows.sum(own_runs, strip.shift));
             } else {

@@ -65,22 +65,10 @@ impl Indices {
         before(low)..before(high)
     }
 
-    /// Sum of the samples at `part`, moved by `base`.
-    pub fn sum(&self, part: Range<usize>, base: isize, samples: &[u16]) -> u64 {
+    /// The samples at these indices, moved by `base`.
+    fn under<'s>(&'s self, base: isize, samples: &'s [u16]) -> Under<'s> {
         let origin = (self.first as isize + base) as usize;
-        match (self.near.get(part.clone()), window(samples, origin, 0)) {
-            (Some(near), Some((window, 0))) => sum_near::<false>(window, near, 0),
-            (Some(near), Some((window, up))) => sum_near::<true>(window, near, up),
-            _ => self.checked(part, origin, samples).map(u64::from).sum(),
-        }
-    }
-
-    /// The indices, the window that they are into when `base` moves them, and how far up they move there; `None` where
-    /// they do not fit into one.
-    fn whole<'s>(&self, base: isize, samples: &'s [u16]) -> Option<(&[u16], &'s [u16; WINDOW], u16)> {
-        let origin = (self.first as isize + base) as usize;
-        let (window, up) = window(samples, origin, 0)?;
-        (!self.near.is_empty()).then_some((&self.near, window, up))
+        Under { indices: self, origin, samples, window: window(samples, origin, 0) }
     }
 
     /// How many of the samples at `part`, moved by `base`, are `value`.
@@ -116,6 +104,25 @@ impl Indices {
             }
         }
         taps
+    }
+}
+
+/// Samples at some indices; the window that holds them is looked for once.
+struct Under<'s> {
+    indices: &'s Indices,
+    origin: usize,
+    samples: &'s [u16],
+    window: Option<(&'s [u16; WINDOW], u16)>,
+}
+
+impl Under<'_> {
+    /// Sum of those at `part`.
+    fn sum(&self, part: Range<usize>) -> u64 {
+        match (self.indices.near.get(part.clone()), self.window) {
+            (Some(near), Some((window, 0))) => sum_near::<false>(window, near, 0),
+            (Some(near), Some((window, up))) => sum_near::<true>(window, near, up),
+            _ => self.indices.checked(part, self.origin, self.samples).map(u64::from).sum(),
+        }
     }
 }
 
@@ -220,28 +227,15 @@ impl Patterns {
     }
 
     /// Bilinear sum in 1/65536, of the samples in `limits` or, without these, of all.
-    pub fn total(&self, shift: Shift, base: isize, samples: &[u16], limits: Option<(isize, isize)>) -> u128 {
+    pub fn total(&self, shift: Shift, base: isize, samples: &[u16], limits: Option<(isize, isize)>) -> u64 {
         let (fy, fx) = (u64::from(shift.row_fraction), u64::from(shift.col_fraction));
         let one = u64::from(FRACTION_ONE);
         let tap_weights = [(one - fy) * (one - fx), (one - fy) * fx, fy * (one - fx), fy * fx];
-        let weight_of =
-            |pattern: usize| -> u64 { (0..4).filter(|bit| pattern >> bit & 1 == 1).map(|bit| tap_weights[bit]).sum() };
-        if let (None, Some((near, window, up))) = (limits, self.indices.whole(base, samples)) {
-            // One look for the window, and 64 bits: a sum of 2^16 samples or fewer, times at most 2^16, has 48.
-            let mut total = 0_u64;
-            for pattern in 1..16 {
-                let weight = weight_of(pattern);
-                if let (true, Some(part)) = (weight > 0, near.get(self.starts[pattern]..self.starts[pattern + 1])) {
-                    let sum =
-                        if up == 0 { sum_near::<false>(window, part, 0) } else { sum_near::<true>(window, part, up) };
-                    total += sum * weight;
-                }
-            }
-            return u128::from(total);
-        }
-        let mut total = 0;
+        let under = self.indices.under(base, samples);
+        // every sample has one pattern: at most 2^26 samples of 2^16, times 2^16
+        let mut total = 0_u64;
         for pattern in 1..16 {
-            let weight = weight_of(pattern);
+            let weight: u64 = (0..4).filter(|bit| pattern >> bit & 1 == 1).map(|bit| tap_weights[bit]).sum();
             if weight == 0 {
                 continue;
             }
@@ -249,7 +243,7 @@ impl Patterns {
             if let Some((low, high)) = limits {
                 part = self.indices.between(part, base, low, high);
             }
-            total += u128::from(self.indices.sum(part, base, samples)) * u128::from(weight);
+            total += under.sum(part) * weight;
         }
         total
     }

@@ -76,6 +76,12 @@ impl Inside {
         (self.top..self.bottom).contains(&row) && (self.left..self.right).contains(&col)
     }
 
+    /// Whether all pixels of a box are among them.
+    pub fn holds_all(&self, area: &PixelBox) -> bool {
+        let PixelBox { rows, cols } = area;
+        rows.start >= self.top && rows.end <= self.bottom && cols.start >= self.left && cols.end <= self.right
+    }
+
     /// Rows `top..bottom` and columns `left..right`. A pixel between two samples needs both of them.
     pub fn new(height_px: usize, width_px: usize, shift: Shift) -> Inside {
         Inside {
@@ -140,24 +146,32 @@ pub(crate) struct Strip<'a> {
     pub saturation: Option<u16>,
 }
 
-/// Rows and columns of a mask at rest, first and the one after the last.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Extent {
-    pub rows: (i32, i32),
-    pub cols: (i32, i32),
+/// A box of pixels.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PixelBox {
+    /// Rows, in pixels; with a margin it may begin above the frame.
+    pub rows: Range<i32>,
+    /// Columns, in pixels; with a margin it may begin left of the frame.
+    pub cols: Range<i32>,
 }
 
-impl Extent {
-    /// Whether nothing has to be cut at the frame's border, with one row and column to spare whatever the fraction.
-    pub fn is_inside(&self, strip: &Strip) -> bool {
-        let (Extent { rows, cols }, Strip { shift, inside, .. }) = (self, strip);
+impl PixelBox {
+    /// The box around both.
+    pub(crate) fn and(&self, other: &PixelBox) -> PixelBox {
+        let hull = |a: &Range<i32>, b: &Range<i32>| a.start.min(b.start)..a.end.max(b.end);
+        PixelBox { rows: hull(&self.rows, &other.rows), cols: hull(&self.cols, &other.cols) }
+    }
+
+    /// Whether nothing in it has to be cut at the frame's border, with one row and column to spare whatever the
+    /// fraction.
+    pub(crate) fn is_inside(&self, strip: &Strip) -> bool {
+        let (PixelBox { rows, cols }, Strip { shift, inside, .. }) = (self, strip);
         // the strip's own limits are narrower where lines of one mask are read at several places
-        let within = rows.0 >= inside.top && rows.1 <= inside.bottom && cols.0 >= inside.left && cols.1 <= inside.right;
-        within
-            && rows.0 + shift.row >= 0
-            && rows.1 + shift.row < strip.height_px as i32
-            && cols.0 + shift.col >= 0
-            && cols.1 + shift.col < strip.width_px as i32
+        inside.holds_all(self)
+            && rows.start + shift.row >= 0
+            && rows.end + shift.row < strip.height_px as i32
+            && cols.start + shift.col >= 0
+            && cols.end + shift.col < strip.width_px as i32
     }
 }
 
@@ -172,8 +186,8 @@ pub(crate) struct Mask {
     weights: Vec<u16>,
     weight_sum: u64,
     pub pixel_count: u32,
-    rows: Range<i32>,
-    cols: Range<i32>,
+    /// Around its pixels, at rest; no pixels, no rows.
+    pub area: PixelBox,
 }
 
 impl Mask {
@@ -199,8 +213,7 @@ impl Mask {
             weights: Vec::new(),
             weight_sum: 0,
             pixel_count: 0,
-            rows: 0..0,
-            cols: 0..0,
+            area: PixelBox { rows: 0..0, cols: 0..0 },
         };
         for (row, col, weight) in pixels {
             offsets.push(row * width_px as u32 + col);
@@ -214,11 +227,8 @@ impl Mask {
             }
             mask.weight_sum += u64::from(weight);
             mask.pixel_count += 1;
-            if mask.pixel_count == 1 {
-                (mask.rows, mask.cols) = (row..row + 1, col..col + 1);
-            }
-            mask.rows = mask.rows.start.min(row)..mask.rows.end.max(row + 1);
-            mask.cols = mask.cols.start.min(col)..mask.cols.end.max(col + 1);
+            let pixel = PixelBox { rows: row..row + 1, cols: col..col + 1 };
+            mask.area = if mask.pixel_count == 1 { pixel } else { mask.area.and(&pixel) };
         }
         mask.indices = Indices::of(&offsets);
         if !keep_weights {
@@ -265,29 +275,19 @@ impl Mask {
         (mean(rows), mean(cols))
     }
 
-    /// Rows of the mask at rest, `first..after the last`.
-    pub fn rows(&self) -> Range<i32> {
-        self.rows.clone()
-    }
-
     /// Samples that [`Mask::accumulate`] reads of a frame inside which it is.
     pub fn reads(&self) -> usize {
         self.patterns.as_ref().map_or(4 * self.pixel_count as usize, Patterns::reads)
     }
 
     /// Row, column and length of each run of neighbouring pixels, sorted.
-    pub fn runs(&self) -> impl Iterator<Item = (i32, i32, u32)> + '_ {
+    pub fn runs(&self) -> impl ExactSizeIterator<Item = (i32, i32, u32)> + '_ {
         self.runs.iter().map(|run| (run.row, run.col, run.len))
     }
 
     /// The weight of every pixel; empty where all are 1.
     pub fn weights(&self) -> &[u16] {
         &self.weights
-    }
-
-    /// Rows and columns at rest.
-    pub fn extent(&self) -> Extent {
-        Extent { rows: (self.rows.start, self.rows.end), cols: (self.cols.start, self.cols.end) }
     }
 
     /// Counts saturated samples where the shift, rounded to whole pixels, puts the mask's pixels: of those in `limits`
@@ -308,18 +308,18 @@ impl Mask {
     pub fn accumulate(&self, strip: &Strip, sums: &mut Sums) {
         let Strip { shift, inside, rows, .. } = *strip;
         // With one row and column to spare, whatever the fraction, nothing has to be cut.
-        let (first, last) = (self.rows.start + shift.row, self.rows.end + shift.row + 1);
+        let (first, last) = (self.area.rows.start + shift.row, self.area.rows.end + shift.row + 1);
         if last <= rows.0 || first >= rows.1 {
             return;
         }
-        let in_frame = self.extent().is_inside(strip);
+        let in_frame = self.area.is_inside(strip);
         let width = strip.width_px as isize;
         let base = shift.row as isize * width + shift.col as isize;
         let cut = first < rows.0 || last > rows.1;
         let limits = cut.then_some((rows.0 as isize * width, rows.1 as isize * width));
         let total = match &self.patterns {
             _ if !in_frame => None,
-            Some(patterns) => Some(patterns.total(shift, base, strip.samples, limits)),
+            Some(patterns) => Some(u128::from(patterns.total(shift, base, strip.samples, limits))),
             None if limits.is_none() => {
                 Some(combined(self.indices.dot(&self.weights, base, strip.width_px, strip.samples), shift))
             }
@@ -330,7 +330,7 @@ impl Mask {
             self.count_saturated(strip, limits, sums);
             return;
         }
-        let clip = self.cols.start < inside.left || self.cols.end > inside.right;
+        let clip = self.area.cols.start < inside.left || self.area.cols.end > inside.right;
         match (clip, shift.col_fraction > 0) {
             (false, false) => self.accumulate_rows::<false, false>(strip, sums),
             (false, true) => self.accumulate_rows::<false, true>(strip, sums),
@@ -348,7 +348,7 @@ impl Mask {
             let offset = shift.row + below;
             let top = inside.top.max(strip.rows.0 - offset);
             let bottom = inside.bottom.min(strip.rows.1 - offset);
-            let whole = top <= self.rows.start && bottom >= self.rows.end;
+            let whole = top <= self.area.rows.start && bottom >= self.area.rows.end;
             let first = if whole { 0 } else { self.runs.partition_point(|run| run.row < top) };
             let last = if whole { self.runs.len() } else { self.runs.partition_point(|run| run.row < bottom) };
             let Some(runs) = self.runs.get(first..last) else { continue };
@@ -406,8 +406,7 @@ impl Mask {
 
     /// Weight and number of the pixels that stay inside.
     pub fn remaining(&self, inside: &Inside) -> (u64, u32) {
-        let contains = |outer: (i32, i32), inner: &Range<i32>| outer.0 <= inner.start && outer.1 >= inner.end;
-        if contains((inside.top, inside.bottom), &self.rows) && contains((inside.left, inside.right), &self.cols) {
+        if inside.holds_all(&self.area) {
             return (self.weight_sum, self.pixel_count);
         }
         let (mut weight, mut count) = (0_u64, 0_u32);

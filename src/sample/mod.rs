@@ -30,5 +30,6 @@ mod sampler;
 
 pub use formats::suite2p::read_ops_geometry;
 pub use formats::{NoCell, RoiFile, RoiFileError, read_roi_file, read_rois, rois_of};
+pub use mask::PixelBox;
 pub use rois::{MAX_SIDE_PX, PlaneImage, ReferenceKind, Roi, RoiPixel, RoiSet, RoiSetError, render_reference};
-pub use sampler::{PixelBox, SampleBuffer, SampleError, Sampler};
+pub use sampler::{SampleBuffer, SampleError, Sampler};

@@ -56,9 +56,9 @@ impl Sampler {
     pub(super) fn rows_of_all(&self) -> Range<usize> {
         let (mut start, mut end) = (i32::MAX, i32::MIN);
         for (probe, (shift, _)) in self.probes.iter().zip(&self.own) {
-            for mask in std::iter::once(&probe.mask).chain(&probe.annulus).filter(|mask| mask.pixel_count > 0) {
-                start = start.min(mask.rows().start + shift.row);
-                end = end.max(mask.rows().end + shift.row + i32::from(shift.row_fraction > 0));
+            for mask in probe.masks() {
+                start = start.min(mask.area.rows.start + shift.row);
+                end = end.max(mask.area.rows.end + shift.row + i32::from(shift.row_fraction > 0));
             }
         }
         let height = self.geometry.height_px as i32;

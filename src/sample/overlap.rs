@@ -7,7 +7,15 @@ use crate::sample::mask::Mask;
 use crate::sample::nnls::UNKNOWNS_MAX;
 use crate::sample::rois::{Roi, RoiPixel};
 use crate::sample::sampler::sorted;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// Pixels (plane, row, column) that more than one of these ROIs have.
+pub(crate) fn shared_pixels<'a>(rois: impl Iterator<Item = &'a Roi>) -> BTreeSet<(u32, u32, u32)> {
+    let pixels = |roi: &'a Roi| sorted(roi).into_iter().map(|(row, col, _)| (roi.plane, row, col));
+    let mut all: Vec<(u32, u32, u32)> = rois.flat_map(pixels).collect();
+    all.sort_unstable();
+    all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
+}
 
 /// Of the cells that share a pixel, so many are asked whether they overlap.
 const CELLS_A_PIXEL_MAX: usize = 32;

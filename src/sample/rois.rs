@@ -35,8 +35,8 @@ pub struct Roi {
 }
 
 impl Roi {
-    /// Radius in pixels, at least 1: the one that the file tells (suite2p's `radius`), else two standard deviations of
-    /// the weights along their longer axis, which is suite2p's definition without its search for the soma.
+    /// Radius in pixels: the one that the file tells (suite2p's `radius`), else two standard deviations of the weights
+    /// along their longer axis, at least 1, which is suite2p's definition without its search for the soma.
     pub fn radius_px(&self) -> f64 {
         self.radius_told_px.unwrap_or_else(|| {
             let sum = |value: &dyn Fn(f64, f64) -> f64| {

@@ -26,10 +26,11 @@ use crate::config::sample::{Overlap, SampleConfig, SampleMode};
 use crate::frame::{FrameView, Geometry};
 use crate::sample::blend::Blend;
 use crate::sample::demix::Demix;
-use crate::sample::mask::{FRACTION_ONE, Inside, Mask, Shift, Strip, Sums};
+use crate::sample::mask::{FRACTION_ONE, Inside, Mask, PixelBox, Shift, Strip, Sums};
 use crate::sample::neuropil::{annulus, cell_map};
-use crate::sample::overlap::Scene;
+use crate::sample::overlap::{Scene, shared_pixels};
 use crate::sample::rois::{Roi, RoiPixel, RoiSet, RoiSetError};
+use std::cell::LazyCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
@@ -96,21 +97,19 @@ impl SampleBuffer {
     }
 }
 
-/// A box of pixels.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PixelBox {
-    /// Rows, in pixels; with a margin it may begin above the frame.
-    pub rows: Range<i32>,
-    /// Columns, in pixels; with a margin it may begin left of the frame.
-    pub cols: Range<i32>,
-}
-
 /// One ROI as the kernel needs it.
 #[derive(Debug)]
 pub(super) struct Probe {
     id: u32,
     pub mask: Mask,
     pub annulus: Option<Mask>,
+}
+
+impl Probe {
+    /// Mask and annulus, where they have pixels.
+    pub fn masks(&self) -> impl Iterator<Item = &Mask> {
+        std::iter::once(&self.mask).chain(&self.annulus).filter(|mask| mask.pixel_count > 0)
+    }
 }
 
 /// A mask's even rows and its odd rows.
@@ -171,10 +170,11 @@ impl Sampler {
             return Err(SampleError::SeveralPlanes { first: plane, second: other.plane });
         }
         let of_plane = || set.rois.iter().filter(|roi| roi.plane == plane);
-        let cells = cell_map(set.geometry, of_plane(), config.neuropil_weight_percentile);
         let shared = (config.overlap == Overlap::LeaveOut).then(|| shared_pixels(of_plane()));
         let own = chosen.iter().map(|roi| own_pixels(roi, shared.as_ref())).collect::<Result<Vec<_>, _>>()?;
         let (inner, least) = (config.neuropil_inner_px as usize, config.neuropil_min_pixels as usize);
+        let cells = LazyCell::new(|| cell_map(set.geometry, of_plane(), config.neuropil_weight_percentile));
+        let ring = |pixels: &[RoiPixel]| annulus(set.geometry, &cells, pixels, inner, least);
         let width_px = set.geometry.width_px;
         let probe = |(roi, own): (&&Roi, Vec<_>)| Probe {
             id: roi.id,
@@ -182,14 +182,11 @@ impl Sampler {
                 SampleMode::Weighted | SampleMode::Demix => Mask::weighted(width_px, own.into_iter()),
                 SampleMode::Plain => Mask::uniform(width_px, own.into_iter().map(|(row, col, _)| (row, col))),
             },
-            annulus: config
-                .neuropil_is_on()
-                .then(|| Mask::uniform(width_px, annulus(set.geometry, &cells, &roi.pixels, inner, least).into_iter())),
+            annulus: config.neuropil_is_on().then(|| Mask::uniform(width_px, ring(&roi.pixels).into_iter())),
         };
         let mut probes: Vec<Probe> = chosen.iter().zip(own).map(probe).collect();
         let count = probes.len();
         let demix = (config.mode == SampleMode::Demix).then(|| {
-            let ring = |pixels: &[RoiPixel]| annulus(set.geometry, &cells, pixels, inner, least);
             let rois: Vec<&Roi> = of_plane().collect();
             let (demix, besides) = Demix::new(&Scene { width_px, rois: &rois, chosen, ring: &ring });
             let helper = |(mask, annulus)| Probe { id: u32::MAX, mask, annulus };
@@ -197,9 +194,8 @@ impl Sampler {
             demix
         });
         let blend = Blend::new((set.geometry.height_px, width_px), &probes, config.simd);
-        let masks = probes.iter().flat_map(|probe| std::iter::once(&probe.mask).chain(&probe.annulus));
-        let rows = masks.filter(|mask| mask.pixel_count > 0).map(Mask::rows);
-        let rows = rows.reduce(|a, b| a.start.min(b.start)..a.end.max(b.end)).unwrap_or(0..0);
+        let areas = probes.iter().flat_map(Probe::masks).map(|mask| mask.area.clone());
+        let rows = areas.reduce(|a, b| a.and(&b)).map_or(0..0, |area| area.rows);
         Ok(Sampler {
             geometry: set.geometry,
             whole_pixel: config.whole_pixel,
@@ -261,15 +257,10 @@ impl Sampler {
     /// The box around the mask and the annulus of each ROI, as they were drawn, and around what else `demix` reads;
     /// empty boxes are left out.
     pub fn boxes(&self) -> Vec<PixelBox> {
-        let of_probe = |index: usize| {
-            let pixels = self.mask_pixels(index).chain(self.annulus_pixels(index));
-            let one = |at: u32| at as i32..at as i32 + 1;
-            pixels.map(|(row, col)| PixelBox { rows: one(row), cols: one(col) }).reduce(|a, b| PixelBox {
-                rows: a.rows.start.min(b.rows.start)..a.rows.end.max(b.rows.end),
-                cols: a.cols.start.min(b.cols.start)..a.cols.end.max(b.cols.end),
-            })
-        };
-        (0..self.probes.len()).filter_map(of_probe).collect()
+        self.probes
+            .iter()
+            .filter_map(|probe| probe.masks().map(|mask| mask.area.clone()).reduce(|a, b| a.and(&b)))
+            .collect()
     }
 
     /// A whole frame at once. A frame of another size, or a shift that is not finite, gives NaN everywhere.
@@ -348,7 +339,7 @@ impl Sampler {
             return;
         }
         if let Some(blend) = self.blend.as_mut().filter(|_| rows == (0..height_px)) {
-            return blend.accumulate(&self.probes, &strip, &mut self.sums);
+            return blend.accumulate(&self.probes, self.rows.start, &strip, &mut self.sums);
         }
         let uncounted = Strip { saturation: None, ..strip };
         for (probe, (under_mask, under_annulus)) in self.probes.iter().zip(&mut self.sums) {
@@ -456,18 +447,11 @@ pub(super) fn add_lines_apart(
     }
 }
 
-/// Pixels that more than one of these ROIs have.
-fn shared_pixels<'a>(rois: impl Iterator<Item = &'a Roi>) -> BTreeSet<(u32, u32)> {
-    let mut all: Vec<(u32, u32)> = rois.flat_map(sorted).map(|(row, col, _)| (row, col)).collect();
-    all.sort_unstable();
-    all.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| pair[0]).collect()
-}
-
 /// The pixels of an ROI without those that are shared.
-fn own_pixels(roi: &Roi, shared: Option<&BTreeSet<(u32, u32)>>) -> Result<Vec<(u32, u32, f32)>, SampleError> {
+fn own_pixels(roi: &Roi, shared: Option<&BTreeSet<(u32, u32, u32)>>) -> Result<Vec<(u32, u32, f32)>, SampleError> {
     let mut pixels = sorted(roi);
     if let Some(shared) = shared {
-        pixels.retain(|(row, col, _)| !shared.contains(&(*row, *col)));
+        pixels.retain(|(row, col, _)| !shared.contains(&(roi.plane, *row, *col)));
         if !pixels.iter().any(|pixel| pixel.2 > 0.0) {
             return Err(SampleError::NothingOfItsOwn { id: roi.id, pixels: roi.pixels.len() });
         }

@@ -40,12 +40,18 @@ def cells(rng):
             continue
         lam = (unit * weight[ypix, xpix]).astype(np.float32)
         stats.append({"ypix": ypix, "xpix": xpix, "lam": lam, "radius": float(np.round(rng.uniform(2, 6), 3))})
+    mark_overlap(stats)
+    stats = [s for s in stats if not s["overlap"].all()]
+    mark_overlap(stats)
+    return stats
+
+
+def mark_overlap(stats):
     owners = np.zeros((HEIGHT, WIDTH), int)
     for s in stats:
         owners[s["ypix"], s["xpix"]] += 1
     for s in stats:
         s["overlap"] = owners[s["ypix"], s["xpix"]] > 1
-    return [s for s in stats if not s["overlap"].all()], owners
 
 
 def frame(t):
@@ -67,13 +73,7 @@ def runs(pixels):
 def main():
     for name, version in PINNED.items():
         assert importlib.metadata.version(name) == version, f"{name} {version} is pinned"
-    stats, owners = cells(np.random.default_rng(7))
-    # after ROIs were left out, once more
-    owners[:] = 0
-    for s in stats:
-        owners[s["ypix"], s["xpix"]] += 1
-    for s in stats:
-        s["overlap"] = owners[s["ypix"], s["xpix"]] > 1
+    stats = cells(np.random.default_rng(7))
     frames = np.stack([frame(t) for t in range(FRAMES)])
     out = {"made_with": PINNED, "height_px": HEIGHT, "width_px": WIDTH, "frames": FRAMES, "rois": [], "annuli": [], "f": []}
     for s in stats:

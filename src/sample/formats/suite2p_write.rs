@@ -7,26 +7,21 @@
 //! place in the set. `ops.npy` holds `Ly`, `Lx`, and `meanImg` where the set has a reference of its own.
 
 use crate::frame::Geometry;
+use crate::sample::overlap::shared_pixels;
 use crate::sample::rois::{ReferenceKind, Roi, RoiSet};
 use std::collections::BTreeMap;
 
 /// The bytes of a `stat.npy`.
 pub fn stat(set: &RoiSet) -> Vec<u8> {
-    let mut owners: BTreeMap<(u32, u32, u32), u32> = BTreeMap::new();
-    for roi in &set.rois {
-        for p in &roi.pixels {
-            *owners.entry((roi.plane, p.row, p.col)).or_default() += 1;
-        }
-    }
+    let shared = shared_pixels(set.rois.iter());
     let several = set.rois.iter().any(|roi| roi.plane != 0);
     let mut writer = Writer::new();
     writer.open_objects(Some(set.rois.len()));
     for roi in &set.rois {
-        let shared = |p: &crate::sample::RoiPixel| owners.get(&(roi.plane, p.row, p.col)).is_some_and(|&n| n > 1);
         let row = roi.pixels.iter().flat_map(|p| i64::from(p.row).to_le_bytes()).collect();
         let col = roi.pixels.iter().flat_map(|p| i64::from(p.col).to_le_bytes()).collect();
         let lam = roi.pixels.iter().flat_map(|p| p.weight.to_le_bytes()).collect();
-        let overlap = roi.pixels.iter().map(|p| u8::from(shared(p))).collect();
+        let overlap = roi.pixels.iter().map(|p| u8::from(shared.contains(&(roi.plane, p.row, p.col)))).collect();
         let count = roi.pixels.len();
         writer.put(b"}(");
         for (key, dtype, data) in
