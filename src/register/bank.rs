@@ -12,7 +12,8 @@
 //! response is subtracted.
 //!
 //! The windows leave margins, from 4 pixels up to the largest shift, so that a displaced window stays within the
-//! frame and its sums are always over the same pixels of the template.
+//! frame and its sums are always over the same pixels of the template. Rows beyond the window that a displaced frame
+//! still shows are only asked whether they fit ([`Bank::edge_gains`]): a frame may be torn there.
 //!
 //! Cost: some 10 ms for 512 x 512, at a template refresh. Nothing is allocated after [`Filters::new`], [`Bank::new`].
 
@@ -25,6 +26,8 @@ use crate::frame::Geometry;
 pub(super) const LAGS: usize = 5;
 /// Horizontal bands in which a frame is also judged by itself.
 pub(super) const BANDS: usize = 8;
+/// Rows beyond the window that are worth asking whether they fit.
+const EDGE_ROWS: usize = 8;
 /// The band-pass of `w0` takes off what is smoother than this many times sigma.
 const BAND_RATIO: f64 = 1.5;
 /// The same for the gradients, which need more of the coarse structure.
@@ -164,10 +167,31 @@ struct Band {
     energy: f64,
 }
 
+impl Band {
+    /// The contrast of what was measured there, and its standard deviation from noise.
+    fn gain(&self, moments: &Moments, variance: f64) -> Option<(f64, f64)> {
+        (self.count > 0.0 && self.response > 0.0).then(|| {
+            let value = centred(moments.wx[0], moments.x, self.weight_sum, self.count) / self.response;
+            (value, (variance * self.energy).max(0.0).sqrt() / self.response)
+        })
+    }
+}
+
+/// Sums over the template's rows from the first one on, at lag 0: for a strip of any rows, a difference.
+#[derive(Debug, Clone, Copy, Default)]
+struct RowSums {
+    count: i64,
+    weight: i64,
+    square: i64,
+    x: i64,
+    wx: i64,
+}
+
 /// A frame's moments, band by band, at a whole-pixel lag.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Measured {
     window: usize,
+    lag: (i32, i32),
     pub bands: [Moments; BANDS],
     pub all: Moments,
 }
@@ -201,6 +225,10 @@ pub(super) struct Bank {
     quantised: Vec<u16>,
     units: Units,
     tables: Vec<Table>,
+    /// Before each row, and behind the last; over the columns of the window for the largest shift.
+    row_sums: Vec<RowSums>,
+    /// Response of `w0` to a pixel's noise at lag 0, in counts times weight.
+    noise_response: f64,
     lines: Lines,
 }
 
@@ -214,6 +242,8 @@ impl Bank {
             quantised: vec![0; count],
             units: Units::default(),
             tables: vec![Table::default(); margins.len()],
+            row_sums: vec![RowSums::default(); geometry.height_px + 1],
+            noise_response: 0.0,
             lines: Lines::default(),
         }
     }
@@ -236,6 +266,8 @@ impl Bank {
         }
         let unit = quantise_image(image, &mut self.quantised);
         self.units = Units { image: unit, weights: scales, noise: noise_variance };
+        self.noise_response = noise_variance * filters.noise_share(0, LAGS * LAGS / 2, lines.blur) * scales[0];
+        self.sum_rows(path);
         for window in 0..self.margins.len() {
             let mut table = self.measure_table(path, window, unit);
             for (i, (responses, scale)) in table.responses.iter_mut().zip(scales).enumerate() {
@@ -247,8 +279,7 @@ impl Bank {
                 }
             }
             for band in &mut table.bands {
-                let share = filters.noise_share(0, LAGS * LAGS / 2, lines.blur);
-                band.response -= band.count * noise_variance * share * scales[0];
+                band.response -= band.count * self.noise_response;
             }
             self.tables[window] = table;
         }
@@ -330,8 +361,41 @@ impl Bank {
         table
     }
 
+    /// What strips of rows are made of, see [`Bank::strip`].
+    fn sum_rows(&mut self, path: Path) {
+        let (Some(window), width) = (self.margins.len().checked_sub(1), self.geometry.width_px) else { return };
+        let mut sums = RowSums::default();
+        for row in 0..self.geometry.height_px {
+            let region = self.region(window, row..row + 1, (0, 0));
+            let weights = &self.weights[0][row * width..][region.columns.clone()];
+            let mut moments = Moments::default();
+            kernel::accumulate(path, self.as_plane(), &self.weights, &region, &mut moments);
+            sums = RowSums {
+                count: sums.count + moments.count,
+                weight: sums.weight + weights.iter().map(|&w| i64::from(w)).sum::<i64>(),
+                square: sums.square + weights.iter().map(|&w| i64::from(w) * i64::from(w)).sum::<i64>(),
+                x: sums.x + moments.x,
+                wx: sums.wx + moments.wx[0],
+            };
+            self.row_sums[row + 1] = sums;
+        }
+    }
+
+    /// What the template's own rows say of a strip.
+    fn strip(&self, rows: &std::ops::Range<usize>) -> Band {
+        let (from, to) = (self.row_sums[rows.start], self.row_sums[rows.end]);
+        let (count, weight_sum) = ((to.count - from.count) as f64, (to.weight - from.weight) as f64);
+        let response = centred(to.wx - from.wx, to.x - from.x, weight_sum, count) * self.units.image;
+        Band {
+            count,
+            weight_sum,
+            response: response - count * self.noise_response,
+            energy: (to.square - from.square) as f64 - weight_sum * weight_sum / count.max(1.0),
+        }
+    }
+
     fn measure_at(&self, path: Path, plane: Plane, window: usize, lag: (i32, i32), odd: i32) -> Measured {
-        let mut measured = Measured { window, ..Measured::default() };
+        let mut measured = Measured { window, lag, ..Measured::default() };
         for (k, moments) in measured.bands.iter_mut().enumerate() {
             let rows = band_rows(self.geometry, self.margins[window], k);
             self.accumulate(path, plane, &self.region(window, rows, lag), odd, moments);
@@ -373,16 +437,36 @@ impl Bank {
 
     /// Each band's contrast and its standard deviation from noise; `None` for a band without pixels or contrast.
     pub(super) fn band_gains(&self, measured: &Measured) -> [Option<(f64, f64)>; BANDS] {
-        let table = &self.tables[measured.window];
         let variance = measured.all.variance();
+        let bands = self.tables[measured.window].bands.iter().zip(&measured.bands);
         let mut gains = [None; BANDS];
-        for ((gain, band), moments) in gains.iter_mut().zip(&table.bands).zip(&measured.bands) {
-            if band.count > 0.0 && band.response > 0.0 {
-                let value = centred(moments.wx[0], moments.x, band.weight_sum, band.count) / band.response;
-                *gain = Some((value, (variance * band.energy).max(0.0).sqrt() / band.response));
-            }
+        for (gain, (band, moments)) in gains.iter_mut().zip(bands) {
+            *gain = band.gain(moments, variance);
         }
         gains
+    }
+
+    /// The same of the rows above and below the window, as far as the frame shows them: of each the outer and the inner
+    /// half, and both together.
+    pub(super) fn edge_gains(&self, path: Path, plane: Plane, measured: &Measured) -> [[Option<(f64, f64)>; 3]; 2] {
+        let (height, margin) = (self.geometry.height_px, self.margins[measured.window].y);
+        let (above, below) = ((-measured.lag.0).max(0) as usize, measured.lag.0.max(0) as usize);
+        let variance = measured.all.variance();
+        [above..margin, height - margin..height - below].map(|rows| {
+            let middle = rows.start.midpoint(rows.end);
+            let mut both = Moments::default();
+            let mut half = |rows: std::ops::Range<usize>| {
+                let mut moments = Moments::default();
+                let region = self.region(self.margins.len() - 1, rows.clone(), measured.lag);
+                self.accumulate(path, plane, &region, self.lines.whole, &mut moments);
+                both.add(&moments);
+                self.strip(&rows).gain(&moments, variance)
+            };
+            if rows.len() < EDGE_ROWS {
+                return [None; 3];
+            }
+            [half(rows.start..middle), half(middle..rows.end), self.strip(&rows).gain(&both, variance)]
+        })
     }
 
     /// Solves the moments for gain and shift. The shift is within +-2 px of the lag; near +-2 it only says whereto.

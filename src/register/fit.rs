@@ -2,7 +2,7 @@
 //!
 //! In: a frame, a bank of weights and tables. Out: a [`Fit`] (shift, score), and whether the frame is blank or torn.
 
-use super::bank::{Bank, Measured, Solution};
+use super::bank::{BANDS, Bank, Measured, Solution};
 use super::kernel::Plane;
 use super::rigid::Rigid;
 #[cfg(test)]
@@ -113,28 +113,37 @@ impl Rigid {
     }
 
     /// Rows without content where the baseline had some, or bands that do not fit while others do.
-    pub(super) fn is_torn(&self, fit: &Fit) -> bool {
+    pub(super) fn is_torn(&self, plane: Plane, fit: &Fit) -> bool {
         let excess = (self.geometry.height_px as i64 / 50).max(3);
         if fit.measured.all.flat_rows > self.record.flat_rows + excess && !self.record.learning {
             return true;
         }
-        let (mut lost, mut good) = (0, 0);
         let typical = &self.record.typical;
-        for (k, gain) in self.bank.band_gains(&fit.measured).iter().enumerate() {
-            let Some((gain, noise)) = gain else { continue };
+        let fits = |k: usize, gain: Option<(f64, f64)>| {
+            let (gain, noise) = gain?;
             let norm = self.norm(&fit.measured, k + 1);
-            if noise * norm < BAND_NOISE {
-                let deviation = typical.deviation[k + 1];
-                // while the deviation is unknown only a band that shows nothing at all counts
-                let limit = if deviation.is_finite() {
-                    BAND_LOST.min(1.0 - BAND_DEVIATIONS * deviation / typical.mean[k + 1])
-                } else {
-                    0.1
-                };
-                lost += u32::from(gain * norm < limit);
-                good += u32::from(gain * norm > BAND_GOOD);
+            let deviation = typical.deviation[k + 1];
+            // while the deviation is unknown only a band that shows nothing at all counts
+            let limit = if deviation.is_finite() {
+                BAND_LOST.min(1.0 - BAND_DEVIATIONS * deviation / typical.mean[k + 1])
+            } else {
+                0.1
+            };
+            (noise * norm < BAND_NOISE).then_some((gain * norm < limit, gain * norm > BAND_GOOD))
+        };
+        let (mut lost, mut good) = (false, false);
+        for (k, gain) in self.bank.band_gains(&fit.measured).into_iter().enumerate() {
+            let (is_lost, is_good) = fits(k, gain).unwrap_or_default();
+            lost |= is_lost;
+            good |= is_good;
+        }
+        if good && !lost {
+            // what lies beyond the window is as variable as the band beside it
+            let edges = self.bank.edge_gains(self.path, plane, &fit.measured);
+            for (k, gains) in [0, BANDS - 1].into_iter().zip(edges) {
+                lost |= gains.into_iter().filter_map(|gain| fits(k, gain)).any(|(is_lost, _)| is_lost);
             }
         }
-        lost > 0 && good > 0
+        lost && good
     }
 }

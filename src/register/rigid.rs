@@ -353,7 +353,7 @@ impl Rigid {
                 fit.score = 0.0;
             }
         }
-        if self.is_torn(&fit) {
+        if self.is_torn(plane, &fit) {
             return (self.held(FitVerdict::Torn, fit.score.clamp(0.0, 1.0)), fit);
         }
         // an unconverged fit at the edge of the largest shift knows only a direction

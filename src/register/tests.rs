@@ -527,6 +527,21 @@ proptest! {
     }
 
     #[test]
+    fn a_tear_anywhere_but_in_the_outermost_rows_is_seen(
+        cut in 40usize..=216, fy in 6.0f64..=20.0, fx in -20.0f64..=20.0, up in any::<bool>(), first in any::<bool>(),
+        seed in 0u64..99,
+    ) {
+        let scene = Scene::new(256, 192, seed);
+        let mut rigid = ready(&scene, &config(), 3.0);
+        step(&mut rigid, &scene, 1.0, -1.0, 3.0, 50);
+        let moved = scene.samples(1.5 + if up { -fy } else { fy }, -0.5 + fx, 3.0, 52);
+        let (a, b) = (scene.samples(1.5, -0.5, 3.0, 51), moved);
+        let (above, below) = if first { (b, a) } else { (a, b) };
+        let r = rigid.step(&view(scene.geometry, &[&above[..cut * 192], &below[cut * 192..]].concat()));
+        prop_assert!(r.verdict != FitVerdict::Good, "{:?}", r);
+    }
+
+    #[test]
     fn the_portable_and_the_vector_path_give_the_same_bits(
         height in 40usize..90, width in 40usize..130, seed in 0u64..99,
     ) {

@@ -10,7 +10,8 @@
 //! of their last rows.
 //!
 //! Cost: see `benches/sampling.rs`.
-#![allow(unsafe_code)] // one call of a function that was compiled for AVX2, after asking the processor
+
+use multiversion::multiversion;
 
 use crate::sample::mask::{FRACTION_ONE, Mask, PixelBox, Shift, Strip, Sums};
 use crate::sample::sampler::Probe;
@@ -135,7 +136,7 @@ impl Rows {
             next: 0,
             is_fresh: true,
             last_saturated: None,
-            vectors: simd && has_vectors(),
+            vectors: simd,
         }
     }
 
@@ -201,7 +202,7 @@ impl Rows {
             let values = &mut self.values[at * width..(at + 1) * width];
             let running = &mut self.running[at * (width + 1)..(at + 1) * (width + 1)];
             if self.vectors {
-                blend_with_vectors(&line, above, under, values, running);
+                blend_fast(&line, above, under, values, running);
             } else {
                 blend(&line, above, under, values, running);
             }
@@ -249,28 +250,9 @@ fn across(samples: &[u16], fx: u32, out: &mut [u32]) {
     }
 }
 
-#[cfg(target_arch = "x86_64")]
-fn has_vectors() -> bool {
-    is_x86_feature_detected!("avx2")
-}
-
-#[cfg(not(target_arch = "x86_64"))]
-fn has_vectors() -> bool {
-    false
-}
-
-/// [`blend`], compiled for AVX2. To be called where [`has_vectors`] says so.
-fn blend_with_vectors(line: &Line, above: &mut [u32], under: &mut [u32], values: &mut [u32], running: &mut [u64]) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        #[target_feature(enable = "avx2")]
-        fn avx2(line: &Line, above: &mut [u32], under: &mut [u32], values: &mut [u32], running: &mut [u64]) {
-            blend(line, above, under, values, running);
-        }
-        // SAFETY: `Rows::vectors` is only true after the processor was asked.
-        unsafe { avx2(line, above, under, values, running) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
+/// [`blend`] for the processor that runs this: found out once, at run time.
+#[multiversion(targets("x86_64+avx2", "aarch64+neon"))]
+fn blend_fast(line: &Line, above: &mut [u32], under: &mut [u32], values: &mut [u32], running: &mut [u64]) {
     blend(line, above, under, values, running);
 }
 
