@@ -10,7 +10,7 @@
 //! at most 2 * 32,768 * 127, so 256 of them fit an `i32` lane before it has to be widened; a pair of squares is at most
 //! 2^31, which fits the lane when it is read as unsigned. So every step is exact, and both paths give the same sums.
 //!
-//! The released program is built for the baseline of its architecture; [`multiversion`] asks the processor once, at run
+//! The released program is built for the baseline of its architecture; `multiversion` asks the processor once, at run
 //! time, and calls the best there is: AVX2 by hand, NEON as the compiler makes it of the plain loop.
 //!
 //! Cost: 512 x 512 samples, about 30 us with AVX2 when the weights are in the cache.
