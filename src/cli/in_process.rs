@@ -172,7 +172,7 @@ pub(super) fn play(run: &mut Run) -> anyhow::Result<(Summary, PathBuf)> {
     driver.close_waiting(&mut recorder);
     driver.safe(&mut recorder);
     command(&mut driver, &mut recorder, Command::Stop)?;
-    snapshot(&driver, &recorder);
+    snapshot(&mut driver, &recorder);
     let summary = recorder.finish(&run.config, &path)?;
     played.with_context(|| format!("the session ended early (see {})", path.display()))?;
     Ok((summary, path))
@@ -225,8 +225,9 @@ fn command(driver: &mut InProcess, recorder: &mut Recorder, command: Command) ->
     Ok(())
 }
 
-pub(super) fn snapshot(driver: &InProcess, recorder: &Recorder) {
+pub(super) fn snapshot(driver: &mut InProcess, recorder: &Recorder) {
     let (mut state, mut limits) = (Vec::new(), Vec::new());
+    driver.settle();
     driver.engine().save(&mut state);
     if let Some(counts) = driver.limits() {
         // Writing to memory does not fail.

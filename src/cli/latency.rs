@@ -174,7 +174,7 @@ impl Bench {
         while self.driver.engine().baselines_done() == 0 {
             self.frame();
         }
-        snapshot(&self.driver, &self.recorder);
+        snapshot(&mut self.driver, &self.recorder);
         // Without a threshold the trial does not run; everything else does.
         if self.command(&Command::Calibrate).is_ok() {
             self.command(&Command::StartTask { accept_template: true })?;

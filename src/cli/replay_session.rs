@@ -157,7 +157,7 @@ impl<'a> Again<'a> {
         if !self.driver.engine().has_ended() {
             self.command(&Command::Stop);
         }
-        snapshot(&self.driver, &self.recorder);
+        snapshot(&mut self.driver, &self.recorder);
         Ok(())
     }
 
@@ -179,7 +179,7 @@ impl<'a> Again<'a> {
         let baselines = self.driver.engine().baselines_done();
         if baselines != self.baselines {
             self.baselines = baselines;
-            snapshot(&self.driver, &self.recorder);
+            snapshot(&mut self.driver, &self.recorder);
         }
         Ok(())
     }

@@ -81,6 +81,12 @@ pub struct RegisterConfig {
     pub saturated_fraction: f64,
     /// Accumulated frames that a template needs before it may freeze, 1 to 65,535.
     pub min_template_frames: u32,
+    /// Slow update: after so many good frames behind the baseline the template becomes a mean of itself and of theirs,
+    /// 30 to 65,535; 0: it stays as the baseline made it. Not together with `z_step_um`: a template that follows hides
+    /// the drift.
+    pub template_update_frames: u32,
+    /// The frames' share in it, 0.01 to 1.
+    pub template_update_share: f64,
     /// Below this score the template's offset to the reference image is not trusted, 0 to 1.
     pub min_reference_score: f64,
     /// The same where there is no reference image and one was drawn from the masks, 0 to 1: a few masks look like a
@@ -124,6 +130,8 @@ impl Default for RegisterConfig {
             max_shift_fraction: 0.15,
             saturated_fraction: 0.05,
             min_template_frames: 100,
+            template_update_frames: 0,
+            template_update_share: 0.2,
             min_reference_score: 0.3,
             min_rendered_reference_score: 0.6,
             bidirectional_phase: BidirectionalPhase::Word(PhaseWord::Off),
@@ -153,6 +161,10 @@ impl RegisterConfig {
         range("min_score", self.min_score, 0.0, 1.0);
         range("max_shift_fraction", self.max_shift_fraction, 0.01, 0.25);
         range("min_template_frames", f64::from(self.min_template_frames), 1.0, 65_535.0);
+        if self.template_update_frames > 0 {
+            range("template_update_frames", f64::from(self.template_update_frames), 30.0, 65_535.0);
+        }
+        range("template_update_share", self.template_update_share, 0.01, 1.0);
         range("min_reference_score", self.min_reference_score, 0.0, 1.0);
         range("min_rendered_reference_score", self.min_rendered_reference_score, 0.0, 1.0);
         range("z_step_um", self.z_step_um, 0.0, 1_000.0);
@@ -161,6 +173,13 @@ impl RegisterConfig {
         range("blocks_y", f64::from(self.blocks_y), 1.0, 16.0);
         range("blocks_x", f64::from(self.blocks_x), 1.0, 16.0);
         range("max_block_shift_px", self.max_block_shift_px, 0.5, 8.0);
+        if self.template_update_frames > 0 && self.z_step_um > 0.0 {
+            violations.push(format!(
+                "{section}.template_update_frames: {} together with {section}.z_step_um, expected 0 where the depth is \
+                 followed: a template that follows hides the drift",
+                self.template_update_frames
+            ));
+        }
         if !self.z_stack.as_os_str().is_empty() && self.z_step_um == 0.0 {
             violations
                 .push(format!("{section}.z_step_um: 0 with {section}.z_stack, expected the slices' distance in um"));
@@ -214,6 +233,8 @@ mod tests {
             max_shift_fraction: 0.9,
             saturated_fraction: 2.0,
             min_template_frames: 0,
+            template_update_frames: 7,
+            template_update_share: 0.0,
             min_reference_score: 7.0,
             min_rendered_reference_score: -0.1,
             bidirectional_phase: BidirectionalPhase::Px(-9.0),

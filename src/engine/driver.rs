@@ -161,6 +161,11 @@ impl<C: Clock> Driver<C> {
         &self.engine
     }
 
+    /// See [`Engine::settle`].
+    pub fn settle(&mut self) -> bool {
+        self.engine.settle()
+    }
+
     /// The clock.
     pub fn clock(&self) -> &C {
         &self.clock

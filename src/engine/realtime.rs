@@ -393,7 +393,7 @@ impl<C: Clock> Realtime<C> {
             self.with_sink(0, |driver, sink| driver.take(Input::Gap { silent_ns }, sink));
             return true;
         }
-        worked | self.snapshot_if_due()
+        worked | self.driver.settle() | self.snapshot_if_due()
     }
 
     /// Only when no frame waits: serialising takes longer than a decision.
@@ -417,6 +417,7 @@ impl<C: Clock> Realtime<C> {
         snapshot.state.clear();
         snapshot.limits.clear();
         snapshot.input_seq = self.driver.engine().decision().input_seq;
+        self.driver.settle();
         self.driver.engine().save(&mut snapshot.state);
         if let Some(limits) = self.driver.limits() {
             // Writing to memory does not fail.

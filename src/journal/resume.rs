@@ -240,6 +240,7 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
     let segment = files.segments.last().map_or(0, |s| s.segment) + 1;
     let waiting = waiting.into_iter().chain(unsettled.iter().map(|intent| intent.id)).collect();
     let mut state = Vec::new();
+    engine.settle();
     engine.save(&mut state);
     let next_event_seq = match v1::SubscribeEventsResponse::decode(&last_event[..]) {
         Ok(event) if !last_event.is_empty() => event.event_seq + 1,

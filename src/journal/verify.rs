@@ -233,6 +233,7 @@ impl Verifier {
             Trust::Decisions if here && self.pixels.is_some() => {}
             Trust::Everything if here && self.report.frames_from_pixels > 0 => {
                 let mut computed = Vec::with_capacity(snapshot.state.len());
+                self.engine.settle();
                 self.engine.save(&mut computed);
                 self.report.snapshots_compared += 1;
                 if computed != snapshot.state {

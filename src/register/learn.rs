@@ -71,7 +71,7 @@ impl Rigid {
             record.learning = record.learned.count < LEARNING_FRAMES;
         }
         if !record.baseline {
-            return;
+            return self.gather_update(plane, registration, fit);
         }
         record.misfits = 0;
         let lag = (registration.dy_px.round() as i32, registration.dx_px.round() as i32);

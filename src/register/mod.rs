@@ -16,6 +16,9 @@
 //! Where `piecewise` is on, overlapping blocks of the frame are refined from its shift (`piecewise.rs`), and masks
 //! follow them ([`BlockGrid`]).
 //!
+//! Where `template_update_frames` says so, the frozen template slowly follows what changes (`update.rs`); shifts stay
+//! relative to what it was.
+//!
 //! **Invariant**: this stage reads no clock, and `step` allocates nothing.
 
 mod axial;
@@ -38,6 +41,7 @@ mod state;
 mod template;
 #[cfg(test)]
 mod tests;
+mod update;
 mod wide;
 
 pub use axial::{Axial, AxialConfig, SLICES_MAX};

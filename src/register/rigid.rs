@@ -23,6 +23,7 @@ use super::phase::LinePhase;
 use super::piecewise::Piecewise;
 use super::state::{Reader, Record, load_values, save_values};
 use super::template::Accumulator;
+use super::update::Update;
 use super::wide::Wide;
 use super::{BlockGrid, FitVerdict, RegisterError, Registration, TemplateOffset};
 use crate::config::register::RegisterConfig;
@@ -51,6 +52,7 @@ pub struct Rigid {
     pub(super) accumulator: Accumulator,
     pub(super) phase: LinePhase,
     pub(super) blocks: Option<Piecewise>,
+    pub(super) update: Option<Update>,
     pub(super) reference_bank: Bank,
     pub(super) reference_spectrum: Vec<Complex<f32>>,
     pub(super) reference: Vec<f32>,
@@ -80,6 +82,7 @@ impl Rigid {
             accumulator: Accumulator::new(count, geometry.width_px, config.bidirectional_phase.is_on()),
             phase: LinePhase::new(config.bidirectional_phase, geometry, sigma, max_x),
             blocks: Piecewise::new(config, geometry),
+            update: Update::new(config.template_update_frames, config.template_update_share, count),
             reference_bank: Bank::new(geometry, &margins),
             reference_spectrum: wide.spectrum(),
             reference: vec![0.0; count],
@@ -93,6 +96,7 @@ impl Rigid {
         let old = std::mem::take(&mut self.record);
         self.record = Record { size: old.size, reference: old.reference, baseline: true, ..Record::default() };
         self.accumulator.clear();
+        self.restart_update();
         self.phase.begin();
         self.blocks.iter_mut().for_each(Piecewise::rest);
     }
@@ -108,6 +112,7 @@ impl Rigid {
         }
         self.refresh();
         self.record.baseline = false;
+        self.restart_update();
         Ok(())
     }
 
@@ -171,6 +176,7 @@ impl Rigid {
         self.record =
             Record { size: old.size, reference: old.reference, template: true, learning: true, ..Record::default() };
         self.mean.copy_from_slice(&image.values);
+        self.restart_update();
         self.blocks.iter_mut().for_each(Piecewise::rest);
         self.build_template();
         self.update_offset();
@@ -194,6 +200,14 @@ impl Rigid {
 
     /// Registers one frame, and during a baseline adds it to the template.
     pub fn step(&mut self, frame: &FrameView) -> Registration {
+        self.settle();
+        let registration = self.step_on_template(frame);
+        let (dy, dx) = self.origin();
+        Registration { dy_px: registration.dy_px + dy, dx_px: registration.dx_px + dx, ..registration }
+    }
+
+    /// The same relative to the present template.
+    fn step_on_template(&mut self, frame: &FrameView) -> Registration {
         if !self.config.enabled {
             return Registration::none();
         }
@@ -235,7 +249,11 @@ impl Rigid {
         if self.record.reference {
             save_values(&self.reference, out);
         }
-        if self.record.baseline {
+        if let Some(update) = &self.update {
+            // a plain record of numbers into memory: there is no error to report
+            let _ = postcard::to_io(&update.record, &mut *out);
+        }
+        if self.record.baseline || self.update.is_some() {
             self.accumulator.save(out);
         }
     }
@@ -262,7 +280,8 @@ impl Rigid {
         let count = self.geometry.count();
         let (images, sums) =
             (usize::from(record.template) + usize::from(record.reference), self.accumulator.saved_len());
-        let expected = reader.consumed() + images * count * 4 + if record.baseline { sums } else { 0 };
+        let has_sums = record.baseline || self.update.is_some();
+        let expected = reader.consumed() + images * count * 4 + if has_sums { sums } else { 0 };
         if bytes.len() < expected {
             // said before anything is changed
             return Err(RegisterError::BadState { why: "it is cut short", got: bytes.len(), expected });
@@ -277,9 +296,13 @@ impl Rigid {
         if record.reference {
             load_values(&mut reader, &mut self.reference)?;
         }
-        if record.baseline {
+        if let Some(update) = &mut self.update {
+            update.record = reader.record()?;
+        }
+        if has_sums {
             let saved = reader.take(self.accumulator.saved_len())?;
-            self.accumulator.load(saved, record.frames);
+            let gathered = self.update.as_ref().filter(|_| !record.baseline).map(|update| update.record.frames);
+            self.accumulator.load(saved, gathered.unwrap_or(record.frames));
         }
         self.record = record;
         if self.record.template {

@@ -139,6 +139,15 @@ impl<'a> Reader<'a> {
         Ok(&self.bytes[self.at - length..self.at])
     }
 
+    /// A record of numbers.
+    pub(super) fn record<T: Deserialize<'a>>(&mut self) -> Result<T, RegisterError> {
+        let rest = &self.bytes[self.at..];
+        let bad = |_| RegisterError::BadState { why: "a record is damaged", got: rest.len(), expected: rest.len() };
+        let (value, left) = postcard::take_from_bytes(rest).map_err(bad)?;
+        self.at = self.bytes.len() - left.len();
+        Ok(value)
+    }
+
     /// Bytes taken so far.
     pub(super) fn consumed(&self) -> usize {
         self.at
