@@ -1,5 +1,5 @@
 //! `Engine::step` on 512 x 512 uint16 with 10 and with 200 ROIs, every stage on, frames back to back:
-//! `cargo bench --bench engine`. The first row reads one frame from memory: the floor.
+//! `cargo bench --bench engine`. The first row reads one frame from memory: the floor of every pass over it.
 
 use apical::config::{RigConfig, load_text};
 use apical::engine::{Command, Engine, Input, StreamShape};
@@ -14,7 +14,7 @@ fn main() {
     divan::main();
 }
 
-fn config(cells: usize) -> RigConfig {
+fn config(cells: usize, deconvolution: &str) -> RigConfig {
     let ids: Vec<usize> = (0..10).collect();
     let set = [
         format!("synthetic.anatomy.cells={cells}"),
@@ -23,6 +23,7 @@ fn config(cells: usize) -> RigConfig {
         format!("ensembles.minus={:?}", &ids[5..]),
         "task.trial_frames=750".to_owned(),
         "baseline.frames=220".to_owned(),
+        format!("activity.deconvolution={deconvolution}"),
     ];
     load_text("", &set).expect("a valid configuration")
 }
@@ -47,13 +48,13 @@ fn read_one_frame_from_memory(bencher: Bencher) {
     let mut next = 0;
     bencher.bench_local(|| {
         next = (next + 1) % FRAMES;
-        frames[next].iter().map(|&v| u64::from(v)).sum::<u64>()
+        frames[next].iter().fold(0u16, |sum, &sample| sum.wrapping_add(sample))
     });
 }
 
-#[divan::bench(args = [10, 200], sample_count = 500)]
-fn step_512x512(bencher: Bencher, rois: usize) {
-    let config = config(rois);
+#[divan::bench(args = [(10, "off"), (200, "off"), (200, "ar1")], sample_count = 500)]
+fn step_512x512(bencher: Bencher, (rois, deconvolution): (usize, &str)) {
+    let config = config(rois, deconvolution);
     let mut source = SyntheticSource::new(&config.synthetic).expect("an animal");
     let set = RoiSet {
         geometry: Geometry::new(512, 512),

@@ -48,6 +48,7 @@ fn ten_thousand_frames_allocate_nothing() {
         ten_thousand_frames(1, &[&format!("register.bidirectional_phase={phase}")]);
     }
     ten_thousand_frames(1, &["register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"]);
+    ten_thousand_frames(1, &["register.template_update_frames=700"]);
     ten_thousand_frames(2, &["stream.plane=[0, 1]", "register.z_step_um=10.0"]);
 }
 

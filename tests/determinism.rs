@@ -23,6 +23,9 @@ fn assert_same(a: &[std::sync::Arc<Published>], b: &[std::sync::Arc<Published>],
 /// With the rate of a lag in the cursor.
 const RATE: [&str; 3] = ["activity.deconvolution=ar1", "activity.deconvolution_lag_frames=3", "decode.signal=rate"];
 
+/// With a template that follows.
+const FOLLOWING: [&str; 2] = ["register.template_update_frames=100", "register.template_update_share=0.5"];
+
 #[test]
 fn everything_happens_in_the_script() {
     let config = config(&[]);
@@ -95,7 +98,7 @@ fn a_replay_gives_the_same_decisions(more: &[&str]) {
 
 #[test]
 fn snapshot_load_go_on_equals_uninterrupted() {
-    for more in [&[][..], &RATE] {
+    for more in [&[][..], &RATE, &FOLLOWING] {
         snapshot_load_go_on(more);
     }
 }

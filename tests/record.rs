@@ -38,8 +38,19 @@ fn draws(seed: u64) -> impl FnMut(u64) -> u64 {
 
 #[test]
 fn a_session_is_recomputed_from_its_pixels_and_from_any_snapshot() {
+    recomputed_from_pixels_and_snapshots(&with_pixels());
+}
+
+#[test]
+fn so_is_one_whose_template_followed() {
+    let mut config = with_pixels();
+    (config.register.template_update_frames, config.register.template_update_share) = (100, 0.5);
+    recomputed_from_pixels_and_snapshots(&config);
+}
+
+fn recomputed_from_pixels_and_snapshots(config: &RigConfig) {
     let folder = tempfile::tempdir().unwrap();
-    let session = recorded(folder.path(), "session", &with_pixels(), FRAMES);
+    let session = recorded(folder.path(), "session", config, FRAMES);
     let from_pixels = whole(&session, &VerifyOptions::default());
     assert_eq!(from_pixels.frames_from_pixels, from_pixels.frames_compared);
     assert!(from_pixels.frames_compared > 880 && from_pixels.snapshots_compared >= 8, "{from_pixels:?}");

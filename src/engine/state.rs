@@ -88,8 +88,8 @@ impl StreamShape {
 
 impl Engine {
     /// Does what the last inputs left to be done before the next one; true if there was something. Whoever drives the
-    /// engine may call it when there is time: nothing that comes out depends on it. To be called before [`Engine::save`],
-    /// whose bytes it makes those of everybody who took the same inputs.
+    /// engine may call it when there is time: nothing that comes out depends on it. To be called before
+    /// [`Engine::save`], whose bytes it makes those of everybody who took the same inputs.
     pub fn settle(&mut self) -> bool {
         let planes = self.pixels.iter_mut().flat_map(|path| &mut path.planes);
         planes.map(|plane| plane.rigid.settle()).fold(false, |any, one| any | one)

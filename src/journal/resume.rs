@@ -218,7 +218,7 @@ pub fn resume(files: &SessionFiles) -> Result<ResumePoint, ResumeError> {
         };
         replay.step(input, decision, counted).map_err(|Differs| differs())?;
     }
-    let Replay { engine, mut limits, unsettled, summary } = replay;
+    let Replay { mut engine, mut limits, unsettled, summary } = replay;
     if engine.has_ended() {
         return Err(ResumeError::Ended { session_id });
     }

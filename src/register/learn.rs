@@ -148,7 +148,8 @@ impl Rigid {
         let nominees = self.wide.search(plane, 0, &self.reference_spectrum, true);
         let fit = self.best_of(&self.reference_bank, plane, &nominees.lags[..nominees.count]);
         let score = nominees.prominence();
-        let (dy_px, dx_px) = fit.shift;
+        let ((dy, dx), origin) = (fit.shift, self.origin());
+        let (dy_px, dx_px) = (dy - origin.0, dx - origin.1);
         self.record.offset =
             Some(TemplateOffset { dy_px, dx_px, score, trusted: score >= self.config.min_reference_score });
     }

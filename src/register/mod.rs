@@ -42,6 +42,8 @@ mod template;
 #[cfg(test)]
 mod tests;
 mod update;
+#[cfg(test)]
+mod update_tests;
 mod wide;
 
 pub use axial::{Axial, AxialConfig, SLICES_MAX};

@@ -215,6 +215,9 @@ impl Rigid {
             return self.held(FitVerdict::NotReady, 0.0);
         }
         let plane = Plane { samples: frame.samples, width: self.geometry.width_px, saturation: frame.saturation };
+        if self.update.is_some() {
+            self.record.bias = frame.bias;
+        }
         if self.record.template {
             let (registration, fit) = self.register(plane);
             self.refine_blocks(plane, &registration);
@@ -298,6 +301,7 @@ impl Rigid {
         }
         if let Some(update) = &mut self.update {
             update.record = reader.record()?;
+            update.check()?;
         }
         if has_sums {
             let saved = reader.take(self.accumulator.saved_len())?;

@@ -59,7 +59,7 @@ impl Scene {
     }
 
     /// Light at every pixel with the content displaced; about 0.2 to 2.
-    fn light(&self, dy: f64, dx: f64) -> Vec<f64> {
+    pub(super) fn light(&self, dy: f64, dx: f64) -> Vec<f64> {
         let Geometry { height_px, width_px } = self.geometry;
         let mut light = vec![0.3; self.geometry.count()];
         for &(row, column, amplitude) in &self.blobs {
@@ -89,7 +89,7 @@ impl Scene {
         light.into_iter().map(&mut sample).collect()
     }
 
-    fn image(&self, dy: f64, dx: f64) -> Image {
+    pub(super) fn image(&self, dy: f64, dx: f64) -> Image {
         Image { geometry: self.geometry, values: self.light(dy, dx).iter().map(|&v| v as f32).collect() }
     }
 }

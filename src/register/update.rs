@@ -1,18 +1,20 @@
 //! The frozen template follows slowly what bleaches, grows or comes into focus (`register.template_update_frames`).
 //!
-//! In: good frames behind the baseline. Out: after so many of them a new template, a share of it their mean, and a new
-//! bank. The mean of frames that are aligned by whole pixels lies where the rest of their shifts, on average, leaves it;
-//! the template would wander by that, update after update. So what it wandered is kept as its origin, and shifts are
-//! given relative to the template as it was frozen.
+//! In: good frames behind the baseline. Out: after so many of them a new template, a share of it their mean, and a
+//! new bank. The mean of frames that are aligned by whole pixels lies where the rest of their shifts, on average,
+//! leaves it; the template would wander by that, update after update. So what it wandered is kept as its origin, and
+//! shifts are given relative to the template as it was frozen.
 //!
-//! A new bank takes as long as a refresh in the baseline (12 to 20 ms for 512 x 512), which no decision shall wait for:
-//! [`Rigid::settle`] makes it when somebody has the time, or else the next frame does. The bits are the same.
+//! Every frame that is gathered costs some 100 us for 512 x 512. A new bank takes as long as a refresh in the baseline
+//! (12 to 20 ms), which no decision shall wait for: [`Rigid::settle`] makes it when somebody has the time, or else the
+//! next frame does. The bits are the same.
 
-use super::Registration;
 use super::fit::Fit;
 use super::kernel::Plane;
+use super::learn::CONTRAST_MIN;
 use super::rigid::Rigid;
 use super::state::{Contrasts, Learned};
+use super::{RegisterError, Registration};
 use serde::{Deserialize, Serialize};
 
 /// What the template's next update is made of.
@@ -41,6 +43,17 @@ impl Update {
     pub(super) fn new(every: u32, share: f64, pixels: usize) -> Option<Self> {
         let fresh = || vec![0.0; pixels];
         (every > 0).then(|| Self { every, share, record: UpdateRecord::default(), fresh: fresh() })
+    }
+
+    /// Whether what was read can have been saved.
+    pub(super) fn check(&self) -> Result<(), RegisterError> {
+        let UpdateRecord { frames, rests, variance, origin } = self.record;
+        let all_finite = [rests.0, rests.1, variance, origin.0, origin.1].iter().all(|value| value.is_finite());
+        if frames <= self.every && all_finite {
+            return Ok(());
+        }
+        let (got, expected) = (frames as usize, self.every as usize);
+        Err(RegisterError::BadState { why: "its template's update is out of range", got, expected })
     }
 }
 
@@ -102,19 +115,22 @@ impl Rigid {
         let record = &mut self.record;
         let noise = record.frame_noise.0 / f64::from(record.frame_noise.1.max(1)) / frames;
         record.template_noise = record.template_noise * ((1.0 - share) * (1.0 - share)) + noise * share * share;
+        record.frame_noise = (0.0, 0);
         // what a frame like these shares with a template that has become more like them
-        let before = record.typical.mean;
         record.learned.tell(&mut record.typical);
-        for ((mean, deviation), before) in record.typical.mean.iter_mut().zip(&mut record.typical.deviation).zip(before)
-        {
-            let next = 1.0 - share + share * *mean / before.max(f64::MIN_POSITIVE);
-            *mean /= next;
-            *deviation /= next;
+        // brighter frames (another day's gain) move it further than their share
+        let contrast = record.typical.mean[0].max(CONTRAST_MIN);
+        let pull = share * contrast / (1.0 - share + share * contrast);
+        for (mean, deviation) in record.typical.mean.iter_mut().zip(&mut record.typical.deviation) {
+            *mean = mean.max(CONTRAST_MIN);
+            let strength = 1.0 - share + share * *mean;
+            *mean /= strength;
+            *deviation /= strength;
         }
         record.learned = Learned::default();
         record.variance = (update.record.variance, update.record.frames);
         let (rests, origin) = (update.record.rests, update.record.origin);
-        let moved = (share * rests.0 / frames, share * rests.1 / frames);
+        let moved = (pull * rests.0 / frames, pull * rests.1 / frames);
         record.shift = (record.shift.0 - moved.0, record.shift.1 - moved.1);
         let origin = (origin.0 + moved.0, origin.1 + moved.1);
         update.record = UpdateRecord { origin, ..UpdateRecord::default() };

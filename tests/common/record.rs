@@ -90,8 +90,9 @@ impl Recording {
         pixels.push(UsedFrame { item: FrameItem::Pixels(Box::new(copy)), input_seq, moved_px });
     }
 
-    fn snapshot(&mut self, driver: &Driver<ManualClock>) {
+    fn snapshot(&mut self, driver: &mut Driver<ManualClock>) {
         let (mut state, mut limits) = (Vec::new(), Vec::new());
+        driver.settle();
         driver.engine().save(&mut state);
         driver.limits().expect("there are limits").save(&mut limits).expect("memory does not fail");
         self.writer.push_waiting(JournalItem::Snapshot(v1::SnapshotRecord { input_seq: self.last_seq, state, limits }));
