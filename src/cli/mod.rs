@@ -8,6 +8,7 @@ mod client;
 mod config;
 mod demo;
 mod diff;
+mod doctor;
 mod export;
 mod follow;
 mod in_process;
@@ -66,6 +67,8 @@ enum Command {
     Rois(rois::RoisArgs),
     /// Measure how long a frame takes on this computer, with a synthetic feed.
     Latency(latency::LatencyArgs),
+    /// Whether this computer keeps what a rig demands of it, and what would help.
+    Doctor(doctor::DoctorArgs),
     /// Check a configuration and print it with every default.
     Config(config::ConfigArgs),
     /// Run the valve simulator on a pseudo-terminal, for tests without a board.
@@ -112,6 +115,7 @@ pub fn main() -> ExitCode {
         Command::Export(args) => export::run(&args, json),
         Command::Rois(args) => rois::run(&args, json),
         Command::Config(args) => config::run(&args, json),
+        Command::Doctor(args) => doctor::run(&args, json),
         Command::Latency(args) => latency::run(&args, json),
         Command::Valve(args) => valve::run(&args, json),
     };

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::load_text;
 use crate::journal::{ResumePoint, SessionFiles, resume};
-use crate::service::{Rig, RigMode, bind, run as serve};
+use crate::service::{Listeners, Rig, RigMode, run as serve};
 
 /// Arguments of `apical serve`.
 #[derive(Debug, Args)]
@@ -36,8 +36,9 @@ pub(super) fn run(args: &ServeArgs, json: bool) -> anyhow::Result<Outcome> {
         say_point(point);
     }
     runtime()?.block_on(async {
-        let listener = bind(config.service.listen).await.with_context(|| config.service.listen.to_string())?;
-        let address = listener.local_addr()?;
+        let listeners = Listeners::bind(&config.service).await.with_context(|| config.service.listen.to_string())?;
+        let address = listeners.tcp.local_addr()?;
+        let socket = Some(config.service.socket.clone()).filter(|socket| !socket.as_os_str().is_empty());
         // Before anybody learns the address: whoever knows it may stop the service.
         let stop = told_to_stop()?;
         let continued = point.as_ref().map(|point| {
@@ -58,11 +59,14 @@ pub(super) fn run(args: &ServeArgs, json: bool) -> anyhow::Result<Outcome> {
         };
         if json {
             let version = env!("CARGO_PKG_VERSION");
-            print_json(&serde_json::json!({ "listen": address, "version": version, "continued": continued }))?;
+            print_json(
+                &serde_json::json!({ "listen": address, "socket": socket, "version": version, "continued": continued }),
+            )?;
         } else {
-            eprintln!("apical {} serves gRPC on {address}; Ctrl-C stops it", env!("CARGO_PKG_VERSION"));
+            let beside = socket.map_or_else(String::new, |socket| format!(" and {}", socket.display()));
+            eprintln!("apical {} serves gRPC on {address}{beside}; Ctrl-C stops it", env!("CARGO_PKG_VERSION"));
         }
-        serve(listener, rig, stop).await?;
+        serve(listeners, rig, stop).await?;
         Ok(Outcome::Good)
     })
 }

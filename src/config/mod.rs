@@ -204,15 +204,35 @@ pub struct EngineConfig {
     pub queue_frames: u32,
     /// Silence, in frame periods, after which the trial stands still; 0: never. 0, or 1 to 1,000.
     pub gap_periods: f64,
+    /// What this rig demands, 0.1 to 10,000 ms: a frame whose decision or trigger comes later than this after its last
+    /// byte is late, which is told and counted, and `apical doctor` asks whether this computer keeps it; 0: nothing.
+    pub deadline_ms: f64,
     /// How long the thread spins before it parks, 0 to 100,000 us.
     pub spin_us: u32,
+    /// `SCHED_FIFO` priority of the thread, 1 to 98; 0: an ordinary thread. Refused without the right to it, which the
+    /// session then says.
+    pub realtime_priority: u32,
+    /// The processors that the thread may run on, at most 1,024, each below 1,024; empty: any.
+    pub cores: Vec<u32>,
+    /// Whether the service's memory is kept from being paged out (`mlockall`), as it is when the session begins.
+    pub lock_memory: bool,
     /// Seconds between snapshots of the state in the journal, 1 to 3,600.
     pub snapshot_interval_s: u32,
 }
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { overload: Overload::Latest, queue_frames: 16, gap_periods: 2.0, spin_us: 0, snapshot_interval_s: 60 }
+        Self {
+            overload: Overload::Latest,
+            queue_frames: 16,
+            gap_periods: 2.0,
+            deadline_ms: 10.0,
+            spin_us: 0,
+            realtime_priority: 0,
+            cores: Vec::new(),
+            lock_memory: false,
+            snapshot_interval_s: 60,
+        }
     }
 }
 
@@ -281,11 +301,13 @@ impl Default for RecordConfig {
 pub struct ServiceConfig {
     /// Where it listens; a loopback address.
     pub listen: SocketAddr,
+    /// A Unix socket on which it listens as well, for this user alone; empty: none.
+    pub socket: PathBuf,
 }
 
 impl Default for ServiceConfig {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 50_051)) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 50_051)), socket: PathBuf::new() }
     }
 }
 
@@ -350,8 +372,16 @@ impl RigConfig {
         expect("engine.queue_frames", f64::from(queue), range(queue, 2, 1_024), "2 to 1024");
         let gap = self.engine.gap_periods;
         expect("engine.gap_periods", gap, gap == 0.0 || (1.0..=1_000.0).contains(&gap), "0, or 1 to 1000");
+        let deadline = self.engine.deadline_ms;
+        let possible = deadline == 0.0 || (0.1..=10_000.0).contains(&deadline);
+        expect("engine.deadline_ms", deadline, possible, "0, or 0.1 to 10000");
         let spin = self.engine.spin_us;
         expect("engine.spin_us", f64::from(spin), range(spin, 0, 100_000), "0 to 100000");
+        let priority = self.engine.realtime_priority;
+        expect("engine.realtime_priority", f64::from(priority), range(priority, 0, 98), "0 to 98");
+        if let Some(core) = self.engine.cores.iter().max() {
+            expect("engine.cores", f64::from(*core), *core < 1_024 && self.engine.cores.len() <= 1_024, "below 1024");
+        }
         let snapshot = self.engine.snapshot_interval_s;
         expect("engine.snapshot_interval_s", f64::from(snapshot), range(snapshot, 1, 3_600), "1 to 3600");
         let sync = self.record.sync_interval_ms;

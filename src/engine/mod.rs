@@ -19,6 +19,7 @@ mod frames;
 mod input;
 mod planes;
 mod realtime;
+mod scheduling;
 mod state;
 
 pub use clock::{Clock, HostClock, ManualClock};
@@ -31,6 +32,7 @@ pub use realtime::{
     Continuation, Flags, FrameItem, PublisherEnds, Realtime, RealtimeSettings, Record, ServiceEnds, Snapshot,
     ThreadEnds, UsedFrame, ValuesSlot, rings,
 };
+pub use scheduling::{ThreadSetting, run_first, schedule_this_thread};
 pub use state::EngineStateError;
 
 pub use crate::config::Overload;

@@ -1,6 +1,7 @@
 //! What a session came to: counters and latency distributions, from its records as they are made or as they are read.
 
 use hdrhistogram::Histogram;
+use hdrhistogram::serialization::{Serializer, V2Serializer};
 
 use super::Published;
 use crate::engine::Stage;
@@ -16,6 +17,10 @@ pub struct Summary {
     pub counters: v1::SessionCounters,
     /// From the arrival of a frame's last byte to its decision, in nanoseconds.
     pub total: Histogram<u64>,
+    /// From there until the real-time thread took the frame, in nanoseconds.
+    pub receive: Histogram<u64>,
+    /// From there until the trigger's bytes were written, in nanoseconds.
+    pub written: Histogram<u64>,
     /// Each stage, in the order of [`Stage::ALL`], in nanoseconds.
     pub stages: [Histogram<u64>; 6],
     ended: bool,
@@ -63,6 +68,8 @@ impl Default for Summary {
         Self {
             counters: v1::SessionCounters::default(),
             total: latency_histogram(),
+            receive: latency_histogram(),
+            written: latency_histogram(),
             stages: std::array::from_fn(|_| latency_histogram()),
             ended: false,
         }
@@ -134,7 +141,12 @@ impl Summary {
         if timing.received_host_ns == 0 {
             return;
         }
-        self.total.saturating_record(timing.decided_host_ns.saturating_sub(timing.received_host_ns).max(1));
+        let since = |ns: u64| ns.saturating_sub(timing.received_host_ns).max(1);
+        self.total.saturating_record(since(timing.decided_host_ns));
+        self.receive.saturating_record(since(timing.taken_host_ns));
+        if timing.triggered_host_ns > 0 {
+            self.written.saturating_record(since(timing.triggered_host_ns));
+        }
         for (histogram, &ns) in self.stages.iter_mut().zip(&timing.stage_ns) {
             if ns > 0 {
                 histogram.saturating_record(ns);
@@ -142,26 +154,36 @@ impl Summary {
         }
     }
 
-    /// Every distribution with its name: the total first, then the stages that were measured.
+    /// Every distribution with its name, in the order of the way of a frame: the total first.
+    pub fn distributions(&self) -> impl Iterator<Item = (&'static str, &Histogram<u64>)> {
+        let stages = Stage::ALL.iter().map(|stage| stage.name()).zip(&self.stages);
+        [("total", &self.total), ("receive", &self.receive)]
+            .into_iter()
+            .chain(stages)
+            .chain([("written", &self.written)])
+    }
+
+    /// The percentiles of each that was measured.
     pub fn latencies(&self) -> Vec<(&'static str, Percentiles)> {
-        let mut named = vec![("total", Percentiles::of(&self.total))];
-        let stages = Stage::ALL.iter().zip(&self.stages).filter(|(_, h)| !h.is_empty());
-        named.extend(stages.map(|(stage, h)| (stage.name(), Percentiles::of(h))));
-        named
+        self.distributions().filter(|(_, h)| !h.is_empty()).map(|(name, h)| (name, Percentiles::of(h))).collect()
     }
 
     /// The distributions as the journal keeps them.
     pub fn latency_records(&self) -> Vec<v1::LatencyRecord> {
-        let of = |stage: &str, h: &Histogram<u64>| v1::LatencyRecord {
-            stage: stage.to_owned(),
-            p50_ns: h.value_at_quantile(0.5),
-            p99_ns: h.value_at_quantile(0.99),
-            p999_ns: h.value_at_quantile(0.999),
-            max_ns: h.max(),
-            count: h.len(),
+        let of = |(stage, h): (&str, &Histogram<u64>)| {
+            let mut hdr_histogram = Vec::new();
+            // Memory takes every byte.
+            let _ = V2Serializer::new().serialize(h, &mut hdr_histogram);
+            v1::LatencyRecord {
+                stage: stage.to_owned(),
+                p50_ns: h.value_at_quantile(0.5),
+                p99_ns: h.value_at_quantile(0.99),
+                p999_ns: h.value_at_quantile(0.999),
+                max_ns: h.max(),
+                count: h.len(),
+                hdr_histogram,
+            }
         };
-        let mut records = vec![of("total", &self.total)];
-        records.extend(Stage::ALL.iter().zip(&self.stages).map(|(stage, h)| of(stage.name(), h)));
-        records
+        self.distributions().map(of).collect()
     }
 }

@@ -292,6 +292,12 @@ impl SessionService for Control {
         .await
     }
 
+    async fn get_latency(&self, _: Request<v1::GetLatencyRequest>) -> Result<Response<v1::GetLatencyResponse>, Status> {
+        let session = self.rig.session().await?;
+        let latencies = session.live().summary().latency_records();
+        Ok(Response::new(v1::GetLatencyResponse { latencies }))
+    }
+
     async fn get_state(&self, _: Request<v1::GetStateRequest>) -> Result<Response<v1::GetStateResponse>, Status> {
         let version = env!("CARGO_PKG_VERSION").to_owned();
         let session = match &*self.rig.slot.lock().await {

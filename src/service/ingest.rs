@@ -541,6 +541,7 @@ impl Feeder {
         ack.input_seq = step.decision.input_seq;
         ack.decided_through = step.decision.input_seq;
         ack.delay_ns = step.delay_ns;
+        ack.late = self.session.live().is_late(step);
         self.ready.push_back(Out::Ack(ack));
     }
 

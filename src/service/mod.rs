@@ -18,18 +18,23 @@ mod events;
 mod feedback;
 mod idempotency;
 mod ingest;
+mod listen;
 mod publisher;
 mod rig;
 mod session;
 
 pub use control::upload_of;
+#[cfg(unix)]
+pub use listen::UnixSocket;
+pub use listen::{Listeners, bind};
 pub use rig::{Rig, RigMode};
+
+use self::rig::turned;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
 
@@ -46,6 +51,9 @@ pub const MESSAGE_BYTES_MAX: usize = 64 << 20;
 pub const STREAM_WINDOW_BYTES: u32 = 16 << 20;
 /// The same for the connection as a whole.
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 << 20;
+/// The largest HTTP/2 frame that is taken, in bytes: small enough that a message is read while the rest of it is still
+/// being written. Against 1 MiB a frame of 512 x 512 is in its slot 15 % earlier.
+const HTTP2_FRAME_BYTES: u32 = 64 << 10;
 /// How long open streams get to end when the service stops.
 const DRAIN: Duration = Duration::from_secs(5);
 
@@ -58,6 +66,14 @@ pub enum ServiceError {
          whoever reaches the port can open the valve; use 127.0.0.1 and a tunnel of your own"
     )]
     NotLoopback(SocketAddr),
+    /// The Unix socket cannot be used.
+    #[error("service.socket: {}: {source}", path.display())]
+    Socket {
+        /// Its file.
+        path: std::path::PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
     /// The listener cannot be used.
     #[error("the listener: {0}")]
     Listener(#[from] std::io::Error),
@@ -69,27 +85,17 @@ pub enum ServiceError {
     Reflection(#[from] tonic_reflection::server::Error),
 }
 
-/// Binds a loopback address.
-///
-/// # Errors
-/// The address is not a loopback one, or taken.
-pub async fn bind(address: SocketAddr) -> Result<TcpListener, ServiceError> {
-    if !address.ip().is_loopback() {
-        return Err(ServiceError::NotLoopback(address));
-    }
-    Ok(TcpListener::bind(address).await?)
-}
-
 /// Serves until `shutdown` completes; then ends the session, if one runs, and every stream.
 ///
 /// # Errors
 /// See [`ServiceError`].
 pub async fn run(
-    listener: TcpListener,
+    listeners: impl Into<Listeners>,
     rig: Arc<Rig>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), ServiceError> {
-    let address = listener.local_addr()?;
+    let listeners = listeners.into();
+    let address = listeners.tcp.local_addr()?;
     if !address.ip().is_loopback() {
         return Err(ServiceError::NotLoopback(address));
     }
@@ -104,12 +110,15 @@ pub async fn run(
             .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let closing = Arc::clone(&rig);
-    let (drained, drain) = tokio::sync::oneshot::channel::<()>();
-    let server = Server::builder()
+    let (closed, closing) = tokio::sync::watch::channel(false);
+    let until_closed = || {
+        let mut closing = closing.clone();
+        async move { turned(&mut closing).await }
+    };
+    let router = Server::builder()
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .max_frame_size(Some(1 << 20))
+        .max_frame_size(Some(HTTP2_FRAME_BYTES))
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
@@ -126,17 +135,36 @@ pub async fn run(
         .add_service(
             ActivityServiceServer::new(activity::Activity::new(Arc::clone(&rig)))
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
-        )
-        .serve_with_incoming_shutdown(TcpIncoming::from(listener).with_nodelay(Some(true)), async move {
-            shutdown.await;
-            closing.close().await;
-            let _ = drained.send(());
-        });
-    let server = tokio::spawn(server);
-    let _ = drain.await;
-    match tokio::time::timeout(DRAIN, server).await {
-        Ok(Ok(served)) => Ok(served?),
-        // A stream that does not end in time, or a server that panicked, is not waited for.
-        Ok(Err(_)) | Err(_) => Ok(()),
+        );
+    let mut servers = tokio::task::JoinSet::new();
+    #[cfg(unix)]
+    let mut socket = listeners.socket;
+    #[cfg(unix)]
+    if let Some(listener) = socket.as_mut().and_then(|socket| socket.listener.take()) {
+        let incoming = tokio_stream::wrappers::UnixListenerStream::new(listener);
+        servers.spawn(router.clone().serve_with_incoming_shutdown(incoming, until_closed()));
     }
+    let incoming = TcpIncoming::from(listeners.tcp).with_nodelay(Some(true));
+    servers.spawn(router.serve_with_incoming_shutdown(incoming, until_closed()));
+    // A server that ends by itself ends the service.
+    let early = tokio::select! {
+        () = shutdown => None,
+        ended = servers.join_next() => ended,
+    };
+    rig.close().await;
+    closed.send_replace(true);
+    // A stream that does not end in time, or a server that panicked, is not waited for.
+    let drained = tokio::time::timeout(DRAIN, async move {
+        while let Some(served) = servers.join_next().await {
+            if let Ok(served) = served {
+                served?;
+            }
+        }
+        Ok(())
+    });
+    let drained: Result<(), ServiceError> = drained.await.unwrap_or(Ok(()));
+    if let Some(Ok(served)) = early {
+        served?;
+    }
+    drained
 }

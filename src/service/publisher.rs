@@ -2,8 +2,8 @@
 //! answers, events, and everybody who subscribed. Runs on a thread of its own and waits for nobody.
 
 use std::collections::{HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use super::disk_watch::DiskWatch;
 use crate::engine::{
     Clock, Command, CommandOutcome, Engine, EventKind, Flags, FrameItem, HostClock, InputSummary, PublisherEnds,
-    SkipReason, Snapshot, UsedFrame,
+    SkipReason, Snapshot, ThreadSetting, UsedFrame,
 };
 use crate::frame::{FrameMeta, Image};
 use crate::journal::{
@@ -88,6 +88,9 @@ pub(super) struct Live {
     ended: watch::Sender<bool>,
     realtime_ended: AtomicBool,
     baseline_done: AtomicBool,
+    thread_settings: OnceLock<Vec<ThreadSetting>>,
+    deadline_ns: u64,
+    frames_late: AtomicU64,
     record: Arc<RecordStatus>,
 }
 
@@ -97,8 +100,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Live {
-    /// Of a session whose record fares as `record` says.
-    pub fn new(record: Arc<RecordStatus>) -> Self {
+    /// Of a session whose record fares as `record` says, and whose frames are late behind `deadline_ns`; 0: never.
+    pub fn new(record: Arc<RecordStatus>, deadline_ns: u64) -> Self {
         Self {
             steps: broadcast::Sender::new(STEPS_KEPT),
             acks: Mutex::new(None),
@@ -117,12 +120,15 @@ impl Live {
             ended: watch::Sender::new(false),
             realtime_ended: AtomicBool::new(false),
             baseline_done: AtomicBool::new(false),
+            thread_settings: OnceLock::new(),
+            deadline_ns,
+            frames_late: AtomicU64::new(0),
             record,
         }
     }
 
     /// Of a session that goes on where `point` and its `engine` stand.
-    pub fn going_on(record: Arc<RecordStatus>, point: &ResumePoint, engine: &Engine) -> Self {
+    pub fn going_on(record: Arc<RecordStatus>, deadline_ns: u64, point: &ResumePoint, engine: &Engine) -> Self {
         let ensembles = engine.ensembles();
         Self {
             events: Mutex::new(EventLog { first_seq: point.next_event_seq, events: VecDeque::new() }),
@@ -133,7 +139,7 @@ impl Live {
             ensembles: Mutex::new(Some((ensembles.plus.clone(), ensembles.minus.clone()))),
             snapshot: Mutex::new(Some(point.state.clone())),
             baseline_done: AtomicBool::new(!engine.baseline_runs()),
-            ..Self::new(record)
+            ..Self::new(record, deadline_ns)
         }
     }
 
@@ -255,6 +261,26 @@ impl Live {
         self.ended.send_replace(true);
     }
 
+    /// What was asked for the real-time thread, and what came of it.
+    pub fn thread_settings(&self) -> &[ThreadSetting] {
+        self.thread_settings.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Says so, once, before the thread's first input.
+    pub fn scheduled(&self, settings: Vec<ThreadSetting>) {
+        let _ = self.thread_settings.set(settings);
+    }
+
+    /// Whether a step's answer came too late.
+    pub fn is_late(&self, step: &Published) -> bool {
+        self.deadline_ns > 0 && step.answered_after_ns() > self.deadline_ns
+    }
+
+    /// Frames whose answer came too late.
+    pub fn frames_late(&self) -> u64 {
+        self.frames_late.load(Ordering::Relaxed)
+    }
+
     /// The real-time thread has given its last record away.
     pub fn realtime_ended(&self) {
         self.realtime_ended.store(true, Ordering::Release);
@@ -282,6 +308,10 @@ pub(super) struct Publisher {
     free_frames: mpsc::Sender<FrameItem>,
     flags: Arc<Flags>,
     last_health_ns: u64,
+    /// The thread's settings have been told.
+    settings_told: bool,
+    /// The last frame was late, and that was told.
+    late: bool,
 }
 
 impl Publisher {
@@ -294,7 +324,17 @@ impl Publisher {
         flags: Arc<Flags>,
     ) -> Self {
         let watch = DiskWatch::new(files.stall_ns);
-        Self { ends, live, files, watch, free_frames, flags, last_health_ns: HostClock.now_ns() }
+        Self {
+            ends,
+            live,
+            files,
+            watch,
+            free_frames,
+            flags,
+            last_health_ns: HostClock.now_ns(),
+            settings_told: false,
+            late: false,
+        }
     }
 
     /// Runs until the real-time thread has ended and everything is published; then closes the files.
@@ -356,7 +396,8 @@ impl Publisher {
             }
             // The ring has room for every record that exists.
             let _ = self.ends.free_records.push(record);
-            self.publish(step);
+            self.publish(Arc::clone(&step));
+            self.tell_late(&step);
         }
         while let Ok(frame) = self.ends.used_frames.pop() {
             worked = true;
@@ -364,6 +405,22 @@ impl Publisher {
         }
         let published = self.live.last().map_or(0, |step| step.decision.input_seq + 1);
         worked | self.take_snapshots(published)
+    }
+
+    /// The first of a run of late frames is an event; each is counted.
+    fn tell_late(&mut self, step: &Published) {
+        if step.timing.received_host_ns == 0 {
+            return;
+        }
+        let late = self.live.is_late(step);
+        if late {
+            self.live.frames_late.fetch_add(1, Ordering::Relaxed);
+        }
+        if late && !self.late {
+            let (index, ms) = (step.input.frame_index, step.answered_after_ns() as f64 / 1e6);
+            self.event(v1::EventKind::FrameLate, index, ms, "an answer later than engine.deadline_ms");
+        }
+        self.late = late;
     }
 
     /// Takes the snapshots of inputs before `next_seq`.
@@ -381,6 +438,13 @@ impl Publisher {
     /// Whether the disk keeps up, and how the session fares.
     fn keep_watch(&mut self) {
         let now_ns = HostClock.now_ns();
+        if !self.settings_told && self.live.last().is_some() {
+            self.settings_told = true;
+            for setting in self.live.thread_settings() {
+                let granted = f64::from(u8::from(setting.refused.is_none()));
+                self.event(v1::EventKind::ThreadSetting, 0, granted, &setting.to_string());
+            }
+        }
         if !self.files.patient
             && let Some((kind, seconds)) = self.watch.look(now_ns, self.live.record().durable_through())
         {
@@ -435,6 +499,7 @@ impl Publisher {
             pixels_dropped: record.pixels_dropped(),
             records_lost: record.lost(),
             resident_bytes: resident_bytes(),
+            frames_late: self.live.frames_late(),
         }));
     }
 

@@ -16,7 +16,7 @@ use crate::config::outputs::{RewardDevice, RewardOutputConfig};
 use crate::config::{FramesKept, RigConfig, load_text};
 use crate::engine::{
     Clock, Command, CommandOutcome, DeviceReport, Driver, Engine, Flags, FrameItem, HostClock, LimitTime, Realtime,
-    RealtimeSettings, ServiceEnds, StreamShape, ValuesSlot, report_of, rings,
+    RealtimeSettings, ServiceEnds, StreamShape, ValuesSlot, report_of, rings, schedule_this_thread,
 };
 use crate::frame::{FrameMeta, FrameSlot};
 use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name, with_images};
@@ -152,9 +152,14 @@ impl Session {
         let settings = settings(&config, &head, mode);
         let limit_time = if mode == RigMode::Live { LimitTime::Host } else { LimitTime::Recording };
         let outputs = vec![format!("reward: {}", trigger.name())];
+        let deadline_ns = match mode {
+            RigMode::Live => (config.engine.deadline_ms * 1e6) as u64,
+            // Nobody waits for a replay's answers.
+            RigMode::Replay => 0,
+        };
         let live = Arc::new(match beginning {
-            Beginning::New(_) => Live::new(writer.status()),
-            Beginning::GoesOn(point) => Live::going_on(writer.status(), point, &engine),
+            Beginning::New(_) => Live::new(writer.status(), deadline_ns),
+            Beginning::GoesOn(point) => Live::going_on(writer.status(), deadline_ns, point, &engine),
         });
         let driver = Driver::new(engine, HostClock, limits, limit_time, trigger, config.outputs.reward.ack_timeout_ms);
         let driver = match mode {
@@ -173,14 +178,21 @@ impl Session {
             Beginning::New(_) => None,
             Beginning::GoesOn(point) => Some(point.continuation.clone()),
         };
-        let done = Arc::clone(&live);
+        let (done, wanted) = (Arc::clone(&live), config.engine.clone());
+        let (scheduled, asked) = std::sync::mpsc::channel();
         let realtime = spawn("apical-realtime", move || {
+            if mode == RigMode::Live {
+                done.scheduled(schedule_this_thread(&wanted));
+            }
+            let _ = scheduled.send(());
             if let Some(continuation) = &continuation {
                 thread.continue_with(continuation);
             }
             drop(thread.run());
             done.realtime_ended();
         })?;
+        // A thread that ended says nothing; the session then ends by itself.
+        let _ = asked.recv();
         let thread = realtime.thread().clone();
         let stop_reader = Arc::new(AtomicBool::new(false));
         let reader = match reader {
@@ -280,6 +292,8 @@ impl Session {
             pixels_dropped: live.record().pixels_dropped(),
             segment: self.head.segment,
             outputs: self.outputs.clone(),
+            thread_settings: live.thread_settings().iter().map(ToString::to_string).collect(),
+            frames_late: live.frames_late(),
             version,
             plus: ensembles.0,
             minus: ensembles.1,

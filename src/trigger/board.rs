@@ -96,6 +96,11 @@ pub enum BoardNote {
         /// What the board said to it.
         status: AckStatus,
     },
+    /// A SYNC came.
+    Sync {
+        /// Its number.
+        sequence: u32,
+    },
     /// A pulse is over.
     Pulse(FinishedPulse),
 }
@@ -284,7 +289,10 @@ impl BoardModel {
                 self.hello(version, heartbeat_timeout_ms, session);
             }
             Command::Trigger { line, id, width_us } => self.trigger(line, id, width_us),
-            Command::Sync { .. } => self.counters.syncs += 1,
+            Command::Sync { sequence } => {
+                self.counters.syncs += 1;
+                self.note(BoardNote::Sync { sequence });
+            }
             Command::Heartbeat { counter } => {
                 self.counters.heartbeats += 1;
                 self.attend();

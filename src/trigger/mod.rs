@@ -43,7 +43,7 @@ pub use protocol::{
 pub use serial::{OpenError, SerialReader, SerialTrigger};
 pub use unrecorded::{DurableThrough, Unrecorded};
 #[cfg(unix)]
-pub use valve::{ValveLogLine, ValveOptions, ValveSimulator, ValveStatistics, serve_valve};
+pub use valve::{ValveLogLine, ValveOptions, ValveSimulator, ValveStatistics, ValveWitness, serve_valve};
 
 /// The name of a trigger, unique in a session. Ordered: segments first, then sequence numbers.
 ///

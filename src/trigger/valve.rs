@@ -34,9 +34,19 @@ use super::protocol::AckStatus;
 /// The longest that the thread sleeps.
 const SLEEP_US_MAX: u64 = 1_000_000;
 
+/// Somebody who watches the far end of the line, from the valve's own thread.
+pub trait ValveWitness: std::fmt::Debug + Send + Sync {
+    /// The thread begins.
+    fn begins(&self) {}
+    /// A SYNC was just read.
+    fn sync(&self, sequence: u32);
+}
+
 /// How a simulated valve is set up.
 #[derive(Debug, Clone, Default)]
 pub struct ValveOptions {
+    /// Who watches.
+    pub witness: Option<Arc<dyn ValveWitness>>,
     /// The board.
     pub board: BoardConfig,
     /// A symbolic link to the terminal, replaced if it is one already.
@@ -122,8 +132,8 @@ impl ValveSimulator {
         woken.set_nonblocking(true)?;
         let shared = Arc::new(Shared::default());
         let path = terminal.path.clone();
-        let runner =
-            Runner { terminal, woken, log, shared: Arc::clone(&shared), board: BoardModel::new(options.board) };
+        let (witness, board) = (options.witness.clone(), BoardModel::new(options.board));
+        let runner = Runner { terminal, woken, log, witness, shared: Arc::clone(&shared), board };
         let thread = std::thread::Builder::new().name("valve".into()).spawn(move || runner.run())?;
         Ok(ValveSimulator { path, link: options.link.clone(), shared, wake, thread: Some(thread) })
     }
@@ -225,6 +235,7 @@ struct Runner {
     terminal: Terminal,
     woken: UnixStream,
     log: Option<File>,
+    witness: Option<Arc<dyn ValveWitness>>,
     shared: Arc<Shared>,
     board: BoardModel,
 }
@@ -232,6 +243,7 @@ struct Runner {
 impl Runner {
     fn run(mut self) {
         let started = Instant::now();
+        self.witness.iter().for_each(|witness| witness.begins());
         let now_us = || started.elapsed().as_micros() as u64;
         while !self.shared.stop.load(Ordering::Acquire) {
             if let Err(error) = self.turn(&now_us) {
@@ -293,6 +305,7 @@ impl Runner {
         let mut statistics = lock(&self.shared.statistics);
         while let Some(note) = self.board.take_note() {
             match note {
+                BoardNote::Sync { sequence } => self.witness.iter().for_each(|witness| witness.sync(sequence)),
                 BoardNote::Trigger { session, id, status } => {
                     *statistics.triggers_by_id.entry((session, id)).or_default() += 1;
                     if status == AckStatus::Accepted {

@@ -1,0 +1,198 @@
+//! What was measured: the session's own record, with what the far end of the line saw.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use hdrhistogram::Histogram;
+
+use crate::engine::Stage;
+use crate::journal::{JournalRecord, SessionFiles, Summary};
+use crate::proto::v1;
+
+/// Which frames count.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Window {
+    /// The first frame behind the warm-up.
+    pub first_index: u64,
+    /// When it was handed over, in nanoseconds of the host's clock.
+    pub start_ns: u64,
+    /// For how long frames count, in nanoseconds.
+    pub length_ns: u64,
+}
+
+/// Distributions, in nanoseconds, of the frames behind the warm-up.
+pub(super) struct Measured {
+    /// From the adapter's hand-over to the byte at the far end of the line.
+    pub trigger: Histogram<u64>,
+    /// ... until the byte was written.
+    pub written: Histogram<u64>,
+    /// ... until the decision stood.
+    pub decided: Histogram<u64>,
+    /// ... until the real-time thread took the frame.
+    pub receive: Histogram<u64>,
+    /// Each stage, in the order of [`Stage::ALL`].
+    pub stages: [Histogram<u64>; 6],
+    /// Frames decided within the window.
+    pub frames: u64,
+    /// Frames skipped or refused.
+    pub lost: u64,
+    /// For how long frames counted, in seconds.
+    pub seconds: f64,
+    /// Reading one frame from memory, in nanoseconds.
+    pub floor_ns: u64,
+    /// What was asked of the operating system, and what came of it.
+    pub thread_settings: Vec<String>,
+}
+
+/// One frame, as its records come.
+#[derive(Default)]
+struct Seen {
+    frame_index: u64,
+    handed_over_ns: u64,
+    sync: Option<u32>,
+    decided: bool,
+}
+
+impl Measured {
+    /// Of a recorded session, whose frames carry as their own time when they were handed over.
+    pub fn of_session(session: &Path, window: Window, far_end: &[(u32, u64)], floor_ns: u64) -> anyhow::Result<Self> {
+        let far_end: HashMap<u32, u64> = far_end.iter().copied().collect();
+        let Summary { total, stages, .. } = Summary::default();
+        let empty = || total.clone();
+        let mut found = Self {
+            trigger: empty(),
+            written: empty(),
+            decided: empty(),
+            receive: empty(),
+            stages,
+            frames: 0,
+            lost: 0,
+            seconds: window.length_ns as f64 / 1e9,
+            floor_ns,
+            thread_settings: Vec::new(),
+        };
+        let mut seen = Seen::default();
+        SessionFiles::open(session)?.read(|record| match record {
+            JournalRecord::Input(input) => {
+                let counts = matches!(input.kind(), v1::InputKind::Frame);
+                let lost = matches!(input.kind(), v1::InputKind::Skipped | v1::InputKind::Refused);
+                found.lost += u64::from(lost && input.frame_index >= window.first_index);
+                seen = Seen {
+                    frame_index: if counts { input.frame_index } else { 0 },
+                    handed_over_ns: input.device_ns,
+                    ..Seen::default()
+                };
+            }
+            JournalRecord::Decision(decision) => {
+                let verdict = decision.verdict();
+                seen.decided = matches!(verdict, v1::FrameVerdict::Decided | v1::FrameVerdict::Doubted);
+                let mut intents = decision.intent_sequence.iter().zip(&decision.intent_output);
+                seen.sync = intents.find(|(_, output)| **output == SYNC_OUTPUT).map(|(sequence, _)| *sequence);
+            }
+            JournalRecord::Timing(timing) if seen.decided && seen.frame_index >= window.first_index => {
+                found.take(&seen, &timing, window, &far_end);
+            }
+            JournalRecord::Event(event) if event.kind() == v1::EventKind::ThreadSetting => {
+                found.thread_settings.push(event.detail);
+            }
+            _ => {}
+        })?;
+        Ok(found)
+    }
+
+    fn take(&mut self, seen: &Seen, timing: &v1::TimingRecord, window: Window, far_end: &HashMap<u32, u64>) {
+        let since = |ns: u64| ns.saturating_sub(seen.handed_over_ns).max(1);
+        self.frames += u64::from(timing.decided_host_ns <= window.start_ns + window.length_ns);
+        self.receive.saturating_record(since(timing.taken_host_ns));
+        self.decided.saturating_record(since(timing.decided_host_ns));
+        if timing.triggered_host_ns > 0 {
+            self.written.saturating_record(since(timing.triggered_host_ns));
+        }
+        if let Some(read_ns) = seen.sync.and_then(|sequence| far_end.get(&sequence)) {
+            self.trigger.saturating_record(since(*read_ns));
+        }
+        for (histogram, &ns) in self.stages.iter_mut().zip(&timing.stage_ns) {
+            histogram.saturating_record(ns.max(1));
+        }
+    }
+
+    /// Every distribution with its name, in the order of the way of a frame.
+    pub fn rows(&self) -> impl Iterator<Item = (&'static str, &Histogram<u64>)> {
+        let stages = Stage::ALL.iter().map(|stage| stage.name()).zip(&self.stages);
+        let whole = [
+            ("handed over -> decision", &self.decided),
+            ("handed over -> trigger written", &self.written),
+            ("handed over -> far end", &self.trigger),
+        ];
+        [("receive", &self.receive)].into_iter().chain(stages).chain(whole)
+    }
+
+    /// As one JSON object; `what` says what ran.
+    pub fn json(&self, what: serde_json::Value) -> serde_json::Value {
+        let stages = Stage::ALL.iter().map(|stage| stage.name()).zip(&self.stages);
+        let stages: serde_json::Map<String, serde_json::Value> = [("receive", &self.receive)]
+            .into_iter()
+            .chain(stages)
+            .map(|(name, histogram)| (name.to_owned(), percentiles(histogram)))
+            .collect();
+        let mut found = serde_json::json!({
+            "frames": self.frames,
+            "frames_per_s": self.frames as f64 / self.seconds,
+            "frames_lost": self.lost,
+            "trigger_us": percentiles(&self.trigger),
+            "written_us": percentiles(&self.written),
+            "decided_us": percentiles(&self.decided),
+            "stages_us": stages,
+            "floor_us": self.floor_ns as f64 / 1e3,
+            "thread_settings": self.thread_settings,
+        });
+        if let (Some(found), serde_json::Value::Object(what)) = (found.as_object_mut(), what) {
+            found.extend(what);
+        }
+        found
+    }
+
+    /// As a table for people.
+    pub fn print(&self, what: &str) {
+        let rate = self.frames as f64 / self.seconds;
+        println!("{what}: {} frames decided in {:.1} s, {rate:.0} frames/s", self.frames, self.seconds);
+        if self.lost > 0 {
+            println!("{} frames skipped or refused", self.lost);
+        }
+        for setting in &self.thread_settings {
+            println!("{setting}");
+        }
+        println!("reading one frame from memory: {:.0} us", self.floor_ns as f64 / 1e3);
+        println!("latency in us                     {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");
+        for (name, histogram) in self.rows().filter(|(_, histogram)| !histogram.is_empty()) {
+            let p = percentiles(histogram);
+            let cell = |key: &str| p[key].as_f64().map_or("-".to_owned(), |us| format!("{us:.1}"));
+            println!("  {name:<31} {:>9} {:>9} {:>9} {:>9}", cell("p50"), cell("p99"), cell("p999"), cell("max"));
+        }
+    }
+}
+
+/// How the journal writes the sync line's output.
+const SYNC_OUTPUT: u32 = crate::trigger::Output::Sync as u32;
+
+/// A percentile with fewer than five samples above it is null.
+pub(super) fn percentiles(h: &Histogram<u64>) -> serde_json::Value {
+    let us = |ns: u64| ns as f64 / 1e3;
+    let at = |q: f64| ((1.0 - q) * h.len() as f64 >= 5.0).then(|| us(h.value_at_quantile(q)));
+    let max = (!h.is_empty()).then(|| us(h.max()));
+    serde_json::json!({ "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": max, "n": h.len() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_needs_five_samples_above_it() {
+        let mut h = Histogram::<u64>::new(3).unwrap();
+        (0..499).for_each(|_| h.record(1_000).unwrap());
+        assert!(percentiles(&h)["p99"].is_null() && percentiles(&h)["p50"].as_f64().is_some());
+        h.record(1_000).unwrap();
+        assert!(percentiles(&h)["p99"].as_f64().is_some() && percentiles(&h)["p999"].is_null());
+    }
+}

@@ -1,0 +1,175 @@
+//! Frames into a service, over a real socket: what an adapter, the service and the board do on a rig.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::sync::mpsc;
+use tonic::transport::Channel;
+
+use super::super::client::{FrameStream, Operator, connect, open_stream};
+use super::super::play::PlayedHeader;
+use super::super::runtime;
+use super::Transport;
+use super::feed::{Feed, RING_FRAMES};
+use super::found::Window;
+use super::load::Load;
+use crate::config::{RigConfig, to_toml};
+use crate::engine::{Clock, HostClock, run_first};
+use crate::proto::v1;
+use crate::service::{Listeners, Rig, RigMode, run as serve};
+
+/// How long the service may take for what it has.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Measures; the session's directory, and which frames count.
+pub(super) fn measure(
+    config: &RigConfig,
+    feed: &Feed,
+    transport: Transport,
+    seconds: f64,
+    pace: Option<f64>,
+    load: bool,
+) -> anyhow::Result<(PathBuf, Window)> {
+    let rig = Rig::new(config.clone(), RigMode::Live);
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let service = runtime()?;
+    let listeners = service.block_on(Listeners::bind(&config.service))?;
+    let url = match transport {
+        Transport::Uds => format!("unix://{}", config.service.socket.display()),
+        Transport::Grpc | Transport::Inprocess => format!("http://{}", listeners.tcp.local_addr()?),
+    };
+    let serving = service.spawn(serve(listeners, rig, async {
+        let _ = stopped.await;
+    }));
+    // An adapter is a program of its own, with a thread of its own for its socket.
+    let adapter = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let measured = adapter.block_on(async {
+        let channel = connect(&url).await?;
+        let load = if load { Some(Load::start(channel.clone(), config.record.directory.clone()).await?) } else { None };
+        let measured = play(config, feed, channel, seconds, pace).await;
+        drop(load);
+        measured
+    });
+    let _ = stop.send(());
+    service.block_on(serving).context("the service panicked")??;
+    measured
+}
+
+async fn play(
+    config: &RigConfig,
+    feed: &Feed,
+    channel: Channel,
+    seconds: f64,
+    pace: Option<f64>,
+) -> anyhow::Result<(PathBuf, Window)> {
+    let mut operator = Operator::new(channel.clone(), "latency");
+    operator.create(to_toml(config), Vec::new(), "latency".to_owned()).await?;
+    operator.upload(&feed.rois).await?;
+    let (stream, _, mut acks) = open_stream(channel, PlayedHeader::Pixels(feed.header.clone())).await?;
+    let FrameStream::Pixels(sender) = stream else { bail!("the stream carries no pixels") };
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&acknowledged);
+    let acks = tokio::spawn(async move {
+        while let Some(ack) = acks.recv().await {
+            ack?;
+            counted.fetch_add(1, Ordering::Release);
+        }
+        anyhow::Ok(())
+    });
+    let adapter = Adapter { ring: feed.ring.clone(), sender, next: 0 };
+    let baseline = operator.start_baseline().await?;
+    let adapter = on_a_thread(adapter, 0, move |adapter| adapter.send(baseline)).await?;
+    acknowledged_all(&acknowledged, baseline).await?;
+    // Without a threshold the trial does not run; everything else does.
+    if operator.calibrate().await.is_ok() {
+        operator.start_task().await?;
+    }
+    let warm = baseline + RING_FRAMES as u64;
+    let adapter = on_a_thread(adapter, 0, |adapter| adapter.send(RING_FRAMES as u64)).await?;
+    acknowledged_all(&acknowledged, warm).await?;
+    let window = Arc::new(std::sync::Mutex::new(None));
+    let told = Arc::clone(&window);
+    let priority = config.engine.realtime_priority;
+    let adapter = on_a_thread(adapter, priority, move |adapter| {
+        let measured = adapter.measure(seconds, pace)?;
+        if let Ok(mut window) = told.lock() {
+            *window = Some(measured);
+        }
+        Ok(())
+    })
+    .await?;
+    acknowledged_all(&acknowledged, adapter.next).await?;
+    drop(adapter);
+    let directory = operator.stop().await?;
+    acks.await.context("reading acknowledgements panicked")??;
+    let window = window.lock().ok().and_then(|mut window| window.take()).context("nothing was measured")?;
+    Ok((directory, window))
+}
+
+/// Waits until so many frames are acknowledged.
+async fn acknowledged_all(acknowledged: &AtomicU64, frames: u64) -> anyhow::Result<()> {
+    let all = async {
+        while acknowledged.load(Ordering::Acquire) < frames {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all).await.context("the service acknowledges no more frames")
+}
+
+/// The adapter's own thread, as a microscope's callback is: no timer of tokio's stands before the hand-over.
+async fn on_a_thread(
+    mut adapter: Adapter,
+    realtime_priority: u32,
+    act: impl FnOnce(&mut Adapter) -> anyhow::Result<()> + Send + 'static,
+) -> anyhow::Result<Adapter> {
+    let (done, finished) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("apical-adapter".into()).spawn(move || {
+        if realtime_priority > 0 {
+            let _ = run_first(realtime_priority);
+        }
+        let outcome = act(&mut adapter).map(|()| adapter);
+        let _ = done.send(outcome);
+    })?;
+    finished.await.context("the adapter's thread panicked")?
+}
+
+/// Hands frames over.
+struct Adapter {
+    ring: Vec<bytes::Bytes>,
+    sender: mpsc::Sender<v1::IngestFramesRequest>,
+    next: u64,
+}
+
+impl Adapter {
+    /// The next frame; its own time is when it is handed over.
+    fn frame(&mut self) -> anyhow::Result<()> {
+        let pixels = self.ring[(self.next % self.ring.len() as u64) as usize].clone();
+        let frame = v1::Frame { index: self.next, device_ns: HostClock.now_ns(), pixels, ..v1::Frame::default() };
+        self.next += 1;
+        let message = Some(v1::ingest_frames_request::Message::Frame(frame));
+        let sent = self.sender.blocking_send(v1::IngestFramesRequest { message });
+        sent.ok().context("the service ended the stream")
+    }
+
+    fn send(&mut self, frames: u64) -> anyhow::Result<()> {
+        (0..frames).try_for_each(|_| self.frame())
+    }
+
+    fn measure(&mut self, seconds: f64, pace: Option<f64>) -> anyhow::Result<Window> {
+        let window = Window { first_index: self.next, start_ns: HostClock.now_ns(), length_ns: (seconds * 1e9) as u64 };
+        for k in 0u64.. {
+            if let Some(rate_hz) = pace {
+                let due_ns = window.start_ns + (k as f64 * 1e9 / rate_hz) as u64;
+                std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(HostClock.now_ns())));
+            }
+            if HostClock.now_ns() >= window.start_ns + window.length_ns {
+                break;
+            }
+            self.frame()?;
+        }
+        Ok(window)
+    }
+}
