@@ -19,6 +19,7 @@ mod data;
 mod digest;
 mod format;
 mod image;
+mod latency_page;
 mod page;
 mod rois;
 mod tables;
@@ -29,6 +30,7 @@ pub use data::{
     Calibration, FrameCounts, FrameRow, LatencyHistogram, Outcome, Phase, Plane, Provenance, RewardFate, Roi, RoiShape,
     Role, SessionReport, StageLatency, TemplateFit, Trace, TrialRow, TriggerFate, TriggerRow, Triggers,
 };
+pub use latency_page::{LatencyReport, MeasuredLatency, latency_html};
 pub use rois::{DrawnRoi, RoiPicture, rois_html, rois_png};
 
 /// Renders the report as one self-contained HTML document.

@@ -9,7 +9,7 @@ use super::data::{Phase, Plane, Role, SessionReport};
 use super::digest::Digest;
 use super::{format, tables};
 
-const STYLE: &str = include_str!("style.css");
+pub(super) const STYLE: &str = include_str!("style.css");
 /// More warnings than this are counted, not listed.
 const MOST_WARNINGS: usize = 200;
 
@@ -195,7 +195,7 @@ fn key_figures(report: &SessionReport, digest: &Digest) -> Markup {
 }
 
 /// A figure with what the eye should know below it.
-fn figure(picture: PreEscaped<String>, caption: &str) -> Markup {
+pub(super) fn figure(picture: PreEscaped<String>, caption: &str) -> Markup {
     html! { figure { (picture) @if !caption.is_empty() { figcaption { (caption) } } } }
 }
 

@@ -81,7 +81,11 @@ pub(super) fn calibration(c: &Calibration) -> Markup {
 
 /// Latency of the whole and of each stage.
 pub(super) fn stages(report: &SessionReport) -> Markup {
-    let whole = latency::summary(report);
+    latencies(&report.stages, latency::summary(report).as_slice())
+}
+
+/// Latencies, a row each; the last ones stand out.
+pub(super) fn latencies(stages: &[StageLatency], whole: &[StageLatency]) -> Markup {
     let row = |s: &StageLatency, strong: bool| {
         html! { tr {
             th { @if strong { strong { (format::shorten(&s.name, 60)) } } @else { (format::shorten(&s.name, 60)) } }
@@ -93,8 +97,8 @@ pub(super) fn stages(report: &SessionReport) -> Markup {
         table {
             (header(&["stage", ">median", ">p99", ">p99.9", ">largest", ">frames"]))
             tbody {
-                @for stage in report.stages.iter().take(64) { (row(stage, false)) }
-                @if let Some(whole) = &whole { (row(whole, true)) }
+                @for stage in stages.iter().take(64) { (row(stage, false)) }
+                @for whole in whole { (row(whole, true)) }
             }
         }
     }

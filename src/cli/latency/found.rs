@@ -8,6 +8,7 @@ use hdrhistogram::Histogram;
 use crate::engine::Stage;
 use crate::journal::{JournalRecord, SessionFiles, Summary};
 use crate::proto::v1;
+use crate::report::{LatencyHistogram, LatencyReport, MeasuredLatency, StageLatency, latency_html};
 
 /// Which frames count.
 #[derive(Debug, Clone, Copy)]
@@ -152,6 +153,30 @@ impl Measured {
         found
     }
 
+    /// As a page.
+    pub fn html(&self, what: &str) -> String {
+        let measured = |(name, histogram): (&str, &Histogram<u64>)| MeasuredLatency {
+            summary: StageLatency {
+                name: name.to_owned(),
+                p50_us: histogram.value_at_quantile(0.5) as f64 / 1e3,
+                p99_us: histogram.value_at_quantile(0.99) as f64 / 1e3,
+                p999_us: histogram.value_at_quantile(0.999) as f64 / 1e3,
+                max_us: histogram.max() as f64 / 1e3,
+                count: histogram.len(),
+            },
+            histogram: bins(histogram),
+        };
+        let rows: Vec<MeasuredLatency> = self.rows().filter(|(_, h)| !h.is_empty()).map(measured).collect();
+        let (whole, stages) = rows.into_iter().partition(|row| row.summary.name.starts_with("handed over"));
+        let rate = self.frames as f64 / self.seconds;
+        let mut facts = vec![
+            format!("{} frames decided in {:.1} s: {rate:.0} frames a second.", self.frames, self.seconds),
+            format!("Reading one frame from memory takes {:.0} us here.", self.floor_ns as f64 / 1e3),
+        ];
+        facts.extend(self.thread_settings.iter().map(|setting| format!("{setting}.")));
+        latency_html(&LatencyReport { what: what.to_owned(), facts, stages, whole })
+    }
+
     /// As a table for people.
     pub fn print(&self, what: &str) {
         let rate = self.frames as f64 / self.seconds;
@@ -170,6 +195,19 @@ impl Measured {
             println!("  {name:<31} {:>9} {:>9} {:>9} {:>9}", cell("p50"), cell("p99"), cell("p999"), cell("max"));
         }
     }
+}
+
+/// Twenty bins a decade, for a chart.
+fn bins(histogram: &Histogram<u64>) -> LatencyHistogram {
+    let bin = |us: f64| (us.max(0.1).log10() * 20.0).floor() as i32;
+    let (first, last) = (bin(histogram.min() as f64 / 1e3), bin(histogram.max() as f64 / 1e3));
+    let mut counts = vec![0; (last - first + 1).max(1) as usize];
+    for value in histogram.iter_recorded() {
+        let at = bin(value.value_iterated_to() as f64 / 1e3).clamp(first, last) - first;
+        counts[at as usize] += value.count_since_last_iteration();
+    }
+    let edges_us = (0..=counts.len()).map(|k| 10.0_f64.powf(f64::from(first + k as i32) / 20.0)).collect();
+    LatencyHistogram { edges_us, counts }
 }
 
 /// How the journal writes the sync line's output.

@@ -87,6 +87,9 @@ pub(super) struct LatencyArgs {
     /// Rows and columns of a frame, in pixels: 512, or 512x796.
     #[arg(long, default_value = "512", value_name = "PX")]
     size: String,
+    /// Write a page with the distributions.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Load the computer meanwhile: subscribers, a disk that is written, a busy core. Not with inprocess.
     #[arg(long)]
     load: bool,
@@ -115,20 +118,24 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
             Measured::of_session(&session, window, &far_end.seen(), feed.floor_ns)?
         }
     };
+    let Geometry { height_px, width_px } = geometry;
+    let pace = if args.fps == "max" { "as fast as they go".to_owned() } else { format!("{} frames/s", args.fps) };
+    let loaded = if args.load { ", under load" } else { "" };
+    let (rois, transport) = (args.rois, args.transport.name());
+    let what = format!("{height_px} x {width_px}, {rois} ROIs, {transport}, {pace}{loaded}");
+    if let Some(path) = &args.html {
+        std::fs::write(path, measured.html(&what)).with_context(|| format!("--html {}", path.display()))?;
+    }
     if json {
-        let (height_px, width_px) = (geometry.height_px, geometry.width_px);
-        let what = serde_json::json!({
-            "transport": args.transport.name(),
+        print_json(&measured.json(serde_json::json!({
+            "transport": transport,
             "height_px": height_px,
             "width_px": width_px,
-            "rois": args.rois,
+            "rois": rois,
             "fps": args.fps,
             "load": args.load,
-        });
-        print_json(&measured.json(what))?;
+        })))?;
     } else {
-        let what =
-            format!("{} x {}, {} ROIs, {}", geometry.height_px, geometry.width_px, args.rois, args.transport.name());
         measured.print(&what);
     }
     Ok(Outcome::Good)

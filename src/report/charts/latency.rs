@@ -49,9 +49,18 @@ pub(in super::super) fn summary(report: &SessionReport) -> Option<StageLatency> 
     })
 }
 
-/// The chart; `None` where nothing was measured.
+/// The session's chart; `None` where nothing was measured.
 pub(in super::super) fn chart(report: &SessionReport) -> Option<PreEscaped<String>> {
-    let h = histogram(report)?;
+    let what = "from the frame's last byte to its decision";
+    drawn(&histogram(report)?, summary(report).as_ref(), what)
+}
+
+/// One distribution with its percentiles; `what` was measured. `None` where nothing was.
+pub(in super::super) fn drawn(
+    h: &LatencyHistogram,
+    summary: Option<&StageLatency>,
+    what: &str,
+) -> Option<PreEscaped<String>> {
     let used: Vec<usize> = (0..h.counts.len()).filter(|k| h.counts[*k] > 0).collect();
     let (first, last) = (*used.first()?, *used.last()?);
     let log = |us: f64| us.max(0.1).log10();
@@ -63,14 +72,14 @@ pub(in super::super) fn chart(report: &SessionReport) -> Option<PreEscaped<Strin
     let (top, bottom) = (62.0, 222.0);
     // Half a decade below 1, so that a single frame has a height.
     let y = Scale::new((-0.5, decades), (bottom, top));
-    let mut svg = Svg::new(WIDTH, bottom + 44.0, "Histogram of the latency from a frame to its decision");
+    let mut svg = Svg::new(WIDTH, bottom + 44.0, &format!("Histogram of the latency {what}"));
     for k in 0..=decades as i32 {
         let v = f64::from(k);
         svg.line("grid", LEFT, y.at(v), RIGHT, y.at(v));
         svg.text("tick end", LEFT - 10.0, y.at(v) + 4.0, &format::count(10_u64.saturating_pow(k as u32)));
     }
     svg.text("panel", LEFT, top - 46.0, "Frames (logarithmic)");
-    time_ticks(&mut svg, &x, range, bottom);
+    time_ticks(&mut svg, &x, range, bottom, what);
     for k in used {
         let (a, b) = (x.at(log(h.edges_us[k])), x.at(log(h.edges_us[k + 1])));
         let height = bottom - y.at((h.counts[k] as f64).log10());
@@ -82,7 +91,7 @@ pub(in super::super) fn chart(report: &SessionReport) -> Option<PreEscaped<Strin
         );
         svg.titled_rect("fill-faint", [a + 0.4, bottom - height, (b - a - 0.8).max(0.8), height], &title);
     }
-    if let Some(s) = summary(report) {
+    if let Some(s) = summary {
         let marks = [("p50", s.p50_us), ("p99", s.p99_us), ("p99.9", s.p999_us), ("largest", s.max_us)];
         percentiles(&mut svg, &x, &marks, (top, bottom));
     }
@@ -90,7 +99,7 @@ pub(in super::super) fn chart(report: &SessionReport) -> Option<PreEscaped<Strin
 }
 
 /// Decades labelled; 2 and 5 between them too where there is room.
-fn time_ticks(svg: &mut Svg, x: &Scale, range: (f64, f64), bottom: f64) {
+fn time_ticks(svg: &mut Svg, x: &Scale, range: (f64, f64), bottom: f64, what: &str) {
     svg.line("axis", LEFT, bottom, RIGHT, bottom);
     let roomy = range.1 - range.0 < 3.2;
     for decade in range.0.floor() as i32..=range.1.ceil() as i32 {
@@ -106,7 +115,7 @@ fn time_ticks(svg: &mut Svg, x: &Scale, range: (f64, f64), bottom: f64) {
             }
         }
     }
-    svg.text("tick mid", (LEFT + RIGHT) / 2.0, bottom + 38.0, "from the frame's last byte to its decision");
+    svg.text("tick mid", (LEFT + RIGHT) / 2.0, bottom + 38.0, what);
 }
 
 /// A round latency without needless digits.
