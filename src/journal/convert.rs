@@ -70,8 +70,8 @@ impl Published {
         Arc::new(Self { input, decision, timing, events, ticket: record.ticket, outcome, delay_ns })
     }
 
-    /// From the arrival of the frame's last byte to its decision, or to its trigger where there was one, in nanoseconds;
-    /// 0 where the input was no frame.
+    /// From the arrival of the frame's last byte to its decision, or to its trigger where there was one, in
+    /// nanoseconds; 0 where the input was no frame.
     pub fn answered_after_ns(&self) -> u64 {
         let v1::TimingRecord { received_host_ns, decided_host_ns, triggered_host_ns, .. } = self.timing;
         let answered = decided_host_ns.max(triggered_host_ns);

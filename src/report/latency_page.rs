@@ -36,9 +36,9 @@ pub fn latency_html(report: &LatencyReport) -> String {
     let summaries = |of: &[MeasuredLatency]| of.iter().map(|m| m.summary.clone()).collect::<Vec<_>>();
     let charts = |of: &[MeasuredLatency]| {
         html! {
-            @for measured in of {
-                @if let Some(chart) = latency::drawn(&measured.histogram, Some(&measured.summary), &measured.summary.name) {
-                    h3 { (measured.summary.name) }
+            @for MeasuredLatency { summary, histogram } in of {
+                @if let Some(chart) = latency::drawn(histogram, Some(summary), &summary.name) {
+                    h3 { (summary.name) }
                     (figure(chart, ""))
                 }
             }
