@@ -10,7 +10,8 @@ use common::{config, frames};
 use hdrhistogram::Histogram;
 use hdrhistogram::serialization::Deserializer;
 
-/// A session of some frames, each answered before the next; what the state says at its end, and its latencies.
+/// The baseline of a session of some frames, each answered before the next; what the state says at its end, and its
+/// latencies.
 async fn session(
     set: &[&str],
     count: u64,
@@ -19,6 +20,8 @@ async fn session(
     let (rois, slots) = frames(&config, count);
     let mut service = Service::start(config).await;
     let mut stream = service.open(&rois, header()).await;
+    let command = service.header();
+    service.control.start_baseline(v1::StartBaselineRequest { command }).await.expect("it starts");
     let mut acks = Vec::new();
     for slot in &slots {
         acks.push(stream.send(frame(slot)).await);
@@ -67,7 +70,7 @@ async fn what_was_asked_of_the_system_is_told_and_recorded_granted_or_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_late_frame_says_so() {
-    // No frame is that quick: the wake of a thread alone takes longer than a tenth of a millisecond and a decision.
+    // The first frames of a baseline make its template anew, blocks and all: several times as long as that.
     let (state, _, acks, events) = session(
         &["engine.deadline_ms=0.1", "register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"],
         40,

@@ -407,15 +407,12 @@ impl Publisher {
         worked | self.take_snapshots(published)
     }
 
-    /// The first of a run of late frames is an event; each is counted.
+    /// The first of a run of late frames is an event.
     fn tell_late(&mut self, step: &Published) {
         if step.timing.received_host_ns == 0 {
             return;
         }
         let late = self.live.is_late(step);
-        if late {
-            self.live.frames_late.fetch_add(1, Ordering::Relaxed);
-        }
         if late && !self.late {
             let (index, ms) = (step.input.frame_index, step.answered_after_ns() as f64 / 1e6);
             self.event(v1::EventKind::FrameLate, index, ms, "an answer later than engine.deadline_ms");
@@ -549,6 +546,10 @@ impl Publisher {
         self.watch.published(step.decision.input_seq, HostClock.now_ns());
         let live = &self.live;
         lock(&live.summary).take(&step);
+        // Before its acknowledgement: who has that finds it counted.
+        if live.is_late(&step) {
+            live.frames_late.fetch_add(1, Ordering::Relaxed);
+        }
         if step.decision.calibration.is_some() {
             lock(&live.calibration).clone_from(&step.decision.calibration);
         }
