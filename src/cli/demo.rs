@@ -409,7 +409,7 @@ impl Progress {
             baseline_done: AtomicBool::new(false),
             counts: Default::default(),
             angle_deg: AtomicU64::new(f64::NAN.to_bits()),
-            delays: crate::journal::Summary::default().total.into(),
+            delays: crate::journal::latency_histogram().into(),
             printed: None.into(),
         }
     }

@@ -8,7 +8,7 @@ use clap::Args;
 use super::{ConfigSource, Outcome, print_json, runtime};
 use crate::config::load_text;
 use crate::journal::{ResumePoint, SessionFiles, resume};
-use crate::service::{Listeners, Rig, RigMode, run as serve};
+use crate::service::{Listeners, Rig, RigMode, ServiceError, run as serve};
 
 /// Arguments of `apical serve`.
 #[derive(Debug, Args)]
@@ -36,7 +36,10 @@ pub(super) fn run(args: &ServeArgs, json: bool) -> anyhow::Result<Outcome> {
         say_point(point);
     }
     runtime()?.block_on(async {
-        let listeners = Listeners::bind(&config.service).await.with_context(|| config.service.listen.to_string())?;
+        let listeners = Listeners::bind(&config.service).await.map_err(|error| match error {
+            ServiceError::Socket { .. } => anyhow::Error::from(error),
+            error => anyhow::Error::from(error).context(config.service.listen.to_string()),
+        })?;
         let address = listeners.tcp.local_addr()?;
         let socket = Some(config.service.socket.clone()).filter(|socket| !socket.as_os_str().is_empty());
         // Before anybody learns the address: whoever knows it may stop the service.

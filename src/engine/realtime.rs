@@ -28,7 +28,7 @@ const COMMANDS: usize = 64;
 /// Device replies that may wait.
 const REPLIES: usize = 256;
 /// How often the board hears that the host lives, in nanoseconds.
-const HEARTBEAT_NS: u64 = 100_000_000;
+pub const HEARTBEAT_NS: u64 = 100_000_000;
 
 /// ROI values of one frame, in a slot of their own.
 #[derive(Debug)]

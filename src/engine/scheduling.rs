@@ -45,19 +45,17 @@ pub fn schedule_this_thread(config: &EngineConfig) -> Vec<ThreadSetting> {
 /// # Errors
 /// Why it was refused, and what would grant it.
 pub fn run_first(priority: u32) -> Result<(), String> {
-    use thread_priority::{ThreadPriority, ThreadPriorityValue, set_current_thread_priority};
+    use thread_priority::{ThreadPriority, ThreadPriorityValue};
     let value = u8::try_from(priority).ok().and_then(|value| ThreadPriorityValue::try_from(value).ok());
     let value = ThreadPriority::Crossplatform(value.ok_or_else(|| format!("{priority}, expected 1 to 98"))?);
     #[cfg(unix)]
     let outcome = {
         use thread_priority::{RealtimeThreadSchedulePolicy, ThreadSchedulePolicy};
         let fifo = ThreadSchedulePolicy::Realtime(RealtimeThreadSchedulePolicy::Fifo);
-        let this = thread_priority::thread_native_id();
-        let _ = set_current_thread_priority;
-        thread_priority::set_thread_priority_and_policy(this, value, fifo)
+        thread_priority::set_thread_priority_and_policy(thread_priority::thread_native_id(), value, fifo)
     };
     #[cfg(not(unix))]
-    let outcome = set_current_thread_priority(value);
+    let outcome = thread_priority::set_current_thread_priority(value);
     outcome.map_err(|error| match error {
         thread_priority::Error::OS(code) => {
             let error = std::io::Error::from_raw_os_error(code);

@@ -14,7 +14,7 @@ mod session_report;
 use std::path::{Path, PathBuf};
 
 pub use csv::{Written, write_tables};
-pub use session_report::{session_image, write_report};
+pub use session_report::{session_image, stage_latency, write_report};
 
 use crate::config::ConfigError;
 use crate::journal::JournalError;

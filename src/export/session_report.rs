@@ -218,17 +218,14 @@ fn rois(head: &v1::SessionHead, role: impl Fn(u32) -> Role, planes: &[Plane]) ->
 }
 
 fn latencies(summary: &Summary) -> (Option<StageLatency>, Vec<StageLatency>) {
-    let row = |name: &str, p: &Percentiles| StageLatency {
-        name: name.to_owned(),
-        p50_us: p.p50,
-        p99_us: p.p99,
-        p999_us: p.p999,
-        max_us: p.max,
-        count: p.n,
-    };
     let measured = summary.latencies();
-    let total = measured.first().filter(|(_, p)| p.n > 0).map(|(_, p)| row("last byte to decision", p));
-    (total, measured.iter().skip(1).map(|(name, p)| row(name, p)).collect())
+    let total = measured.first().filter(|(_, p)| p.n > 0).map(|(_, p)| stage_latency("last byte to decision", p));
+    (total, measured.iter().skip(1).map(|(name, p)| stage_latency(name, p)).collect())
+}
+
+/// A row of a report's latencies.
+pub fn stage_latency(name: &str, p: &Percentiles) -> StageLatency {
+    StageLatency { name: name.to_owned(), p50_us: p.p50, p99_us: p.p99, p999_us: p.p999, max_us: p.max, count: p.n }
 }
 
 /// Said where no animal learned in front of this feedback.

@@ -30,7 +30,7 @@ pub struct Published {
     pub ticket: u64,
     /// What became of the command.
     pub outcome: crate::engine::CommandOutcome,
-    /// When the frame's last byte had arrived; 0 where the input was no frame.
+    /// From the arrival of the frame's last byte to its decision, in nanoseconds; 0 where the input was no frame.
     pub delay_ns: u64,
 }
 
@@ -374,6 +374,8 @@ pub(super) fn same_bits(a: &v1::DecisionRecord, b: &v1::DecisionRecord) -> bool 
 
 /// The number of the rewards' output in `intent_output`.
 pub const REWARD_OUTPUT: u32 = output_code(Output::Reward);
+/// The number of the sync line.
+pub const SYNC_OUTPUT: u32 = output_code(Output::Sync);
 
 const fn output_code(output: Output) -> u32 {
     match output {

@@ -35,8 +35,8 @@ mod verify;
 mod writer;
 
 pub use convert::{
-    Published, REWARD_OUTPUT, calibration_of, calibration_record, fit_verdict, input_of, is_decided, is_frame,
-    roi_set_of, roi_set_record, shape_of_head, shape_of_header, state_name,
+    Published, REWARD_OUTPUT, SYNC_OUTPUT, calibration_of, calibration_record, fit_verdict, input_of, is_decided,
+    is_frame, roi_set_of, roi_set_record, shape_of_head, shape_of_header, state_name,
 };
 pub use diff::{Comparison, diff};
 pub use directory::{DirectoryError, SessionDirectory, check_name, session_name, wall_ns, wall_text};
@@ -49,7 +49,7 @@ pub use reader::{Damage, JournalError, JournalRecord, SegmentFiles, SessionFiles
 pub use resume::{ResumeError, ResumePoint, resume};
 pub use scan::{Scan, scan};
 pub use status::RecordStatus;
-pub use summary::{Percentiles, Summary};
+pub use summary::{Percentiles, Summary, latency_histogram};
 pub use verify::{Difference, VerifyError, VerifyOptions, VerifyReport, engine_of, verify};
 pub use writer::{JournalItem, JournalWriter};
 

@@ -56,7 +56,7 @@ impl Percentiles {
 }
 
 /// An empty distribution of nanoseconds: three digits over a minute, a little over 100 kB.
-pub(super) fn latency_histogram() -> Histogram<u64> {
+pub fn latency_histogram() -> Histogram<u64> {
     // Its bounds are constants.
     let mut h = Histogram::new_with_bounds(1, LATENCY_MAX_NS, 3).unwrap_or_else(|_| Histogram::new(3).unwrap());
     h.auto(false);

@@ -57,7 +57,7 @@ impl Rigid {
         if record.variance.1 == 0 {
             record.variance = (variance, 1);
         }
-        if record.learning || record.baseline {
+        if record.learning || record.baseline || self.update.is_some() {
             let mut contrasts: Contrasts = Contrasts::default();
             contrasts[0] = fit.solution.gain;
             for (contrast, gain) in contrasts[1..].iter_mut().zip(self.bank.band_gains(&fit.measured)) {

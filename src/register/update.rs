@@ -13,7 +13,7 @@ use super::fit::Fit;
 use super::kernel::Plane;
 use super::learn::CONTRAST_MIN;
 use super::rigid::Rigid;
-use super::state::{Contrasts, Learned};
+use super::state::Learned;
 use super::{RegisterError, Registration};
 use serde::{Deserialize, Serialize};
 
@@ -92,14 +92,6 @@ impl Rigid {
         record.rests.1 += registration.dx_px - f64::from(lag.1);
         record.variance += fit.measured.all.variance();
         let is_last = record.frames == update.every;
-        if !self.record.learning {
-            let mut contrasts = Contrasts::default();
-            contrasts[0] = fit.solution.gain;
-            for (contrast, gain) in contrasts[1..].iter_mut().zip(self.bank.band_gains(&fit.measured)) {
-                *contrast = gain.map_or(1.0, |(gain, _)| gain);
-            }
-            self.record.learned.add(&contrasts);
-        }
         if is_last {
             self.measure_noise(plane);
         }

@@ -2,11 +2,11 @@
 //!
 //! In: plain data. Out: one self-contained HTML document, in the session report's style.
 
-use maud::{DOCTYPE, PreEscaped, html};
+use maud::html;
 
 use super::charts::latency;
 use super::data::{LatencyHistogram, StageLatency};
-use super::page::{STYLE, figure};
+use super::page::{figure, shell};
 use super::tables;
 
 /// What was measured.
@@ -44,36 +44,24 @@ pub fn latency_html(report: &LatencyReport) -> String {
             }
         }
     };
-    let page = html! {
-        (DOCTYPE)
-        html lang="en" {
-            head {
-                meta charset="utf-8";
-                meta name="viewport" content="width=device-width, initial-scale=1";
-                meta name="generator" content="apical";
-                title { "Latency \u{b7} " (report.what) }
-                style { (PreEscaped(STYLE)) }
-            }
-            body {
-                header {
-                    p.eyebrow { "apical latency " (env!("CARGO_PKG_VERSION")) }
-                    h1 { "Latency" }
-                    p.lead { (report.what) }
-                    @for fact in &report.facts { p { (fact) } }
-                }
-                main {
-                    section id="table" {
-                        h2 { "In numbers" }
-                        (tables::latencies(&summaries(&report.stages), &summaries(&report.whole)))
-                    }
-                    section id="whole" { h2 { "The whole way" } (charts(&report.whole)) }
-                    section id="stages" { h2 { "Stages" } (charts(&report.stages)) }
-                }
-                footer { "This file holds everything that it shows, loads nothing and runs no script." }
-            }
+    let body = html! {
+        header {
+            p.eyebrow { "apical latency " (env!("CARGO_PKG_VERSION")) }
+            h1 { "Latency" }
+            p.lead { (report.what) }
+            @for fact in &report.facts { p { (fact) } }
         }
+        main {
+            section id="table" {
+                h2 { "In numbers" }
+                (tables::latencies(&summaries(&report.stages), &summaries(&report.whole)))
+            }
+            section id="whole" { h2 { "The whole way" } (charts(&report.whole)) }
+            section id="stages" { h2 { "Stages" } (charts(&report.stages)) }
+        }
+        footer { "This file holds everything that it shows, loads nothing and runs no script." }
     };
-    page.into_string()
+    shell(&format!("Latency \u{b7} {}", report.what), &body).into_string()
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use super::data::{Phase, Plane, Role, SessionReport};
 use super::digest::Digest;
 use super::{format, tables};
 
-pub(super) const STYLE: &str = include_str!("style.css");
+const STYLE: &str = include_str!("style.css");
 /// More warnings than this are counted, not listed.
 const MOST_WARNINGS: usize = 200;
 
@@ -54,6 +54,21 @@ pub(super) fn document(report: &SessionReport) -> Markup {
         sections.retain(|s| s.anchor != "traces" && s.anchor != "cursor");
     }
     let title = if report.title.is_empty() { "Session" } else { &report.title };
+    let body = html! {
+        (head(report, &digest, title, &sections))
+        main { @for s in &sections {
+            section id=(s.anchor) { h2 { (s.title) } (s.body) }
+        } }
+        footer {
+            (tables::software(report)) " made this file. It holds everything that it shows, loads nothing and "
+            "runs no script. Rest the pointer on a trial, a bar or an outline to read its values."
+        }
+    };
+    shell(&format!("{title} \u{b7} {}", report.session), &body)
+}
+
+/// A whole document in the report's style.
+pub(super) fn shell(title: &str, body: &Markup) -> Markup {
     html! {
         (DOCTYPE)
         html lang="en" {
@@ -61,19 +76,10 @@ pub(super) fn document(report: &SessionReport) -> Markup {
                 meta charset="utf-8";
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="generator" content="apical";
-                title { (title) " \u{b7} " (report.session) }
+                title { (title) }
                 style { (PreEscaped(STYLE)) }
             }
-            body {
-                (head(report, &digest, title, &sections))
-                main { @for s in &sections {
-                    section id=(s.anchor) { h2 { (s.title) } (s.body) }
-                } }
-                footer {
-                    (tables::software(report)) " made this file. It holds everything that it shows, loads nothing and "
-                    "runs no script. Rest the pointer on a trial, a bar or an outline to read its values."
-                }
-            }
+            body { (body) }
         }
     }
 }

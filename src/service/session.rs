@@ -22,7 +22,7 @@ use crate::frame::{FrameMeta, FrameSlot};
 use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name, with_images};
 use crate::proto::v1;
 use crate::sample::{RoiSet, rois_of};
-use crate::trigger::{Limits, SerialReader, SerialTrigger, Trigger, Unrecorded, simulated_trigger};
+use crate::trigger::{Device, Limits, SerialReader, Unrecorded, open_device, simulated_trigger};
 
 /// How long a new stream waits for the one before it to be done: an adapter that reconnects after a crash may be faster
 /// than the news of its end.
@@ -115,16 +115,13 @@ fn refused(e: impl std::fmt::Display) -> Status {
     Status::failed_precondition(e.to_string())
 }
 
-/// The rewards' device, and, where it has one, the half that reads what it answers.
-type Device = (Box<dyn Trigger + Send>, Option<SerialReader>);
-
 impl Session {
     /// Opens a session for a stream: reads the ROIs, builds the engine, opens the device, makes the directory or the
     /// next segment in it, starts the threads. Blocks for as long as that takes; not for tokio's own threads.
     pub fn open(beginning: &Beginning, stream: v1::session_head::Stream, mode: RigMode) -> Result<Arc<Self>, Status> {
         let Built { config, engine, rois, limits } = beginning.build(&stream)?;
         // The device first: a session whose valve is missing leaves no directory behind.
-        let (trigger, reader) = open_device(&config.outputs.reward, mode)?;
+        let (trigger, reader) = device_for(&config.outputs.reward, mode)?;
         let directory = match beginning {
             Beginning::New(draft) => SessionDirectory::create(&config, &draft.name, &rois, stream),
             Beginning::GoesOn(point) => SessionDirectory::go_on(&config, point),
@@ -463,15 +460,9 @@ fn settings(config: &RigConfig, head: &v1::SessionHead, mode: RigMode) -> Realti
 }
 
 /// Opens the rewards' device; a replay never opens one.
-pub(super) fn open_device(config: &RewardOutputConfig, mode: RigMode) -> Result<Device, Status> {
-    match (config.device, mode) {
-        (RewardDevice::Serial, RigMode::Live) => {
-            let session = (crate::journal::wall_ns() / 1_000_000_000) as u32;
-            let (trigger, reader) = SerialTrigger::open(config, session).map_err(refused)?;
-            Ok((Box::new(trigger), Some(reader)))
-        }
-        (RewardDevice::Serial, RigMode::Replay) | (RewardDevice::Simulated | RewardDevice::None, _) => {
-            Ok((simulated_trigger(config), None))
-        }
+fn device_for(config: &RewardOutputConfig, mode: RigMode) -> Result<Device, Status> {
+    match mode {
+        RigMode::Live => open_device(config, (crate::journal::wall_ns() / 1_000_000_000) as u32).map_err(refused),
+        RigMode::Replay => Ok((simulated_trigger(config), None)),
     }
 }

@@ -40,7 +40,7 @@ pub use protocol::{
     AckStatus, BoardInfo, BoardReply, Capabilities, Command, Encoded, MESSAGE_BYTES_MAX, PROTOCOL_VERSION, PulseEnd,
     SAFE, SafeCause,
 };
-pub use serial::{OpenError, SerialReader, SerialTrigger};
+pub use serial::{Device, OpenError, SerialReader, SerialTrigger, open_device};
 pub use unrecorded::{DurableThrough, Unrecorded};
 #[cfg(unix)]
 pub use valve::{ValveLogLine, ValveOptions, ValveSimulator, ValveStatistics, ValveWitness, serve_valve};

@@ -19,10 +19,10 @@ use std::time::Duration;
 use serialport::{ClearBuffer, SerialPort};
 
 use super::Intent;
-use super::device::{DeviceEvent, DeviceFault, FireError, Trigger, message_for};
+use super::device::{DeviceEvent, DeviceFault, FireError, Trigger, message_for, simulated_trigger};
 use super::parser::{ParserCounters, ReplyParser};
 use super::protocol::{BoardInfo, BoardReply, Command, PROTOCOL_VERSION, SAFE};
-use crate::config::outputs::RewardOutputConfig;
+use crate::config::outputs::{RewardDevice, RewardOutputConfig};
 
 #[cfg(unix)]
 type NativePort = serialport::TTYPort;
@@ -107,6 +107,21 @@ pub enum OpenError {
         /// What went wrong.
         error: FireError,
     },
+}
+
+/// The rewards' device, and, where it has one, the half that reads what it answers.
+pub type Device = (Box<dyn Trigger + Send>, Option<SerialReader>);
+
+/// Opens what is configured: a board on its line, a simulated one, or nothing.
+///
+/// # Errors
+/// See [`OpenError`]; only a board on a line has any.
+pub fn open_device(config: &RewardOutputConfig, session: u32) -> Result<Device, OpenError> {
+    if config.device != RewardDevice::Serial {
+        return Ok((simulated_trigger(config), None));
+    }
+    let (trigger, reader) = SerialTrigger::open(config, session)?;
+    Ok((Box::new(trigger), Some(reader)))
 }
 
 /// The writing half: belongs to the real-time thread.

@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::super::latency::read_from_memory_ns;
 use super::{Check, Verdict};
 use crate::config::{EngineConfig, RigConfig};
 use crate::engine::{Clock, HostClock, schedule_this_thread};
+use crate::journal::latency_histogram;
 
 /// The priority that is tried where the rig asks for none.
 const TRIED_PRIORITY: u32 = 80;
@@ -15,11 +17,6 @@ const TRIED_PRIORITY: u32 = 80;
 const SLEEP: Duration = Duration::from_millis(1);
 /// Bytes of a write that is synced.
 const WRITTEN_BYTES: usize = 64 << 10;
-
-/// Lateness, in nanoseconds.
-fn histogram() -> Histogram<u64> {
-    crate::journal::Summary::default().total
-}
 
 fn us(ns: u64) -> f64 {
     ns as f64 / 1e3
@@ -42,7 +39,7 @@ fn lateness(engine: &EngineConfig, time: Duration) -> (Histogram<u64>, Vec<Strin
     let thread = std::thread::spawn(move || {
         let refused =
             schedule_this_thread(&engine).iter().filter(|s| s.refused.is_some()).map(ToString::to_string).collect();
-        let (clock, mut late) = (HostClock, histogram());
+        let (clock, mut late) = (HostClock, latency_histogram());
         let start_ns = clock.now_ns();
         while clock.now_ns() - start_ns < time.as_nanos() as u64 {
             let before_ns = clock.now_ns();
@@ -51,7 +48,7 @@ fn lateness(engine: &EngineConfig, time: Duration) -> (Histogram<u64>, Vec<Strin
         }
         (late, refused)
     });
-    thread.join().unwrap_or_else(|_| (histogram(), vec!["the measuring thread panicked".to_owned()]))
+    thread.join().unwrap_or_else(|_| (latency_histogram(), vec!["the measuring thread panicked".to_owned()]))
 }
 
 /// How late a thread wakes: as the rig runs it, and what another way of running it would win.
@@ -125,21 +122,11 @@ fn cyclictest(time: Duration) -> Option<Check> {
 
 /// What it takes to read a frame from memory.
 pub(super) fn memory(config: &RigConfig) -> Check {
-    const FRAME: usize = 512 * 512;
+    const FRAME_BYTES: usize = 512 * 512 * 2;
     const FRAMES: usize = 128;
-    let frames: Vec<u16> = (0..FRAME * FRAMES).map(|k| k as u16).collect();
-    let clock = HostClock;
-    let mut times: Vec<u64> = frames
-        .chunks(FRAME)
-        .map(|frame| {
-            let start_ns = clock.now_ns();
-            std::hint::black_box(frame.iter().fold(0u16, |sum, &sample| sum.wrapping_add(sample)));
-            clock.now_ns() - start_ns
-        })
-        .collect();
-    times.sort_unstable();
-    let median_us = us(times[FRAMES / 2]);
-    let rate = (2 * FRAME) as f64 / median_us / 1e3;
+    let frames: Vec<u8> = (0..FRAME_BYTES * FRAMES).map(|k| k as u8).collect();
+    let median_us = us(read_from_memory_ns(frames.chunks(FRAME_BYTES)));
+    let rate = FRAME_BYTES as f64 / median_us / 1e3;
     let found = format!("a frame of 512 x 512 in {median_us:.0} us, {rate:.1} GB/s");
     let bound_us = if config.engine.deadline_ms > 0.0 { (config.engine.deadline_ms * 50.0).min(200.0) } else { 200.0 };
     let check = Check::pass("memory", found, format!("at most {bound_us:.0} us"));
@@ -177,7 +164,7 @@ pub(super) fn disk(config: &RigConfig, time: Duration) -> Check {
     let place = if directory.is_dir() { directory.as_path() } else { std::path::Path::new(".") };
     let path = place.join(format!(".apical-doctor-{}", std::process::id()));
     let measured = std::fs::File::create(&path).and_then(|mut file| {
-        let (clock, mut took) = (HostClock, histogram());
+        let (clock, mut took) = (HostClock, latency_histogram());
         let block = vec![0xa5; WRITTEN_BYTES];
         let start_ns = clock.now_ns();
         while clock.now_ns() - start_ns < time.as_nanos() as u64 {

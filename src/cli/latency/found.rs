@@ -2,13 +2,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use crate::engine::Stage;
-use crate::journal::{JournalRecord, SessionFiles, Summary};
+use crate::engine::{Clock, HostClock, Stage};
+use crate::export::stage_latency;
+use crate::journal::{JournalRecord, Percentiles, SYNC_OUTPUT, SessionFiles, latency_histogram};
 use crate::proto::v1;
-use crate::report::{LatencyHistogram, LatencyReport, MeasuredLatency, StageLatency, latency_html};
+use crate::report::{LatencyHistogram, LatencyReport, MeasuredLatency, latency_html};
 
 /// Which frames count.
 #[derive(Debug, Clone, Copy)]
@@ -19,6 +21,29 @@ pub(super) struct Window {
     pub start_ns: u64,
     /// For how long frames count, in nanoseconds.
     pub length_ns: u64,
+}
+
+impl Window {
+    /// Hands frames over for so many seconds, at `pace` a second or as fast as they go; `first_index` is the first's.
+    pub fn run(
+        first_index: u64,
+        seconds: f64,
+        pace: Option<f64>,
+        mut frame: impl FnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let window = Self { first_index, start_ns: HostClock.now_ns(), length_ns: (seconds * 1e9) as u64 };
+        for k in 0u64.. {
+            if let Some(rate_hz) = pace {
+                let due_ns = window.start_ns + (k as f64 * 1e9 / rate_hz) as u64;
+                std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(HostClock.now_ns())));
+            }
+            if HostClock.now_ns() >= window.start_ns + window.length_ns {
+                break;
+            }
+            frame()?;
+        }
+        Ok(window)
+    }
 }
 
 /// Distributions, in nanoseconds, of the frames behind the warm-up.
@@ -58,14 +83,12 @@ impl Measured {
     /// Of a recorded session, whose frames carry as their own time when they were handed over.
     pub fn of_session(session: &Path, window: Window, far_end: &[(u32, u64)], floor_ns: u64) -> anyhow::Result<Self> {
         let far_end: HashMap<u32, u64> = far_end.iter().copied().collect();
-        let Summary { total, stages, .. } = Summary::default();
-        let empty = || total.clone();
         let mut found = Self {
-            trigger: empty(),
-            written: empty(),
-            decided: empty(),
-            receive: empty(),
-            stages,
+            trigger: latency_histogram(),
+            written: latency_histogram(),
+            decided: latency_histogram(),
+            receive: latency_histogram(),
+            stages: std::array::from_fn(|_| latency_histogram()),
             frames: 0,
             lost: 0,
             seconds: window.length_ns as f64 / 1e9,
@@ -156,14 +179,7 @@ impl Measured {
     /// As a page.
     pub fn html(&self, what: &str) -> String {
         let measured = |(name, histogram): (&str, &Histogram<u64>)| MeasuredLatency {
-            summary: StageLatency {
-                name: name.to_owned(),
-                p50_us: histogram.value_at_quantile(0.5) as f64 / 1e3,
-                p99_us: histogram.value_at_quantile(0.99) as f64 / 1e3,
-                p999_us: histogram.value_at_quantile(0.999) as f64 / 1e3,
-                max_us: histogram.max() as f64 / 1e3,
-                count: histogram.len(),
-            },
+            summary: stage_latency(name, &Percentiles::of(histogram)),
             histogram: bins(histogram),
         };
         let rows: Vec<MeasuredLatency> = self.rows().filter(|(_, h)| !h.is_empty()).map(measured).collect();
@@ -209,9 +225,6 @@ fn bins(histogram: &Histogram<u64>) -> LatencyHistogram {
     let edges_us = (0..=counts.len()).map(|k| 10.0_f64.powf(f64::from(first + k as i32) / 20.0)).collect();
     LatencyHistogram { edges_us, counts }
 }
-
-/// How the journal writes the sync line's output.
-const SYNC_OUTPUT: u32 = crate::trigger::Output::Sync as u32;
 
 /// A percentile with fewer than five samples above it is null.
 pub(super) fn percentiles(h: &Histogram<u64>) -> serde_json::Value {

@@ -4,7 +4,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use anyhow::ensure;
 
@@ -13,15 +12,12 @@ use super::feed::{Feed, RING_FRAMES};
 use super::found::Window;
 use crate::config::RigConfig;
 use crate::engine::{
-    Clock, Command, CommandOutcome, Driver, Engine, HostClock, Input, LimitTime, schedule_this_thread,
+    Clock, Command, CommandOutcome, Driver, Engine, HEARTBEAT_NS, HostClock, Input, LimitTime, schedule_this_thread,
 };
 use crate::frame::{FrameAssembly, FrameMeta, FrameSlot, StripMeta};
 use crate::journal::shape_of_header;
 use crate::proto::v1;
-use crate::trigger::{Limits, SerialTrigger};
-
-/// How often the board hears that the host lives, in nanoseconds.
-const HEARTBEAT_NS: u64 = 100_000_000;
+use crate::trigger::{Limits, open_device};
 
 /// What is measured, and with what.
 struct Bench {
@@ -43,21 +39,24 @@ pub(super) fn measure(
     let engine = Engine::new(config, &feed.rois, &shape, 0)?;
     let stream = v1::session_head::Stream::Pixels(feed.header.clone());
     let (recorder, path) = Recorder::open(config, "latency", &feed.rois, stream, &engine)?;
-    let (trigger, reader) = SerialTrigger::open(&config.outputs.reward, 0)?;
+    let (trigger, reader) = open_device(&config.outputs.reward, 0)?;
     let (limits, timeout) = (Some(Limits::new(&config.limits)), config.outputs.reward.ack_timeout_ms);
-    let driver = Driver::new(engine, HostClock, limits, LimitTime::Host, Box::new(trigger), timeout);
+    let driver = Driver::new(engine, HostClock, limits, LimitTime::Host, trigger, timeout);
     let stop = Arc::new(AtomicBool::new(false));
     let stop_reader = Arc::clone(&stop);
     // What the board says is read, so that its line does not fill; nothing here waits for it.
-    let reader: JoinHandle<()> = std::thread::spawn(move || reader.run(|_| {}, &stop_reader));
+    let reader = reader.map(|reader| std::thread::spawn(move || reader.run(|_| {}, &stop_reader)));
     let settings = schedule_this_thread(&config.engine);
     let mut bench = Bench { driver, recorder, ring: slots(config, feed)?, next: 0, last_heartbeat_ns: 0 };
     bench.warm_up()?;
-    let window = bench.measure(seconds, pace);
+    let window = Window::run(bench.next, seconds, pace, || {
+        bench.frame();
+        Ok(())
+    })?;
     bench.driver.close_waiting(&mut bench.recorder);
     bench.recorder.finish(config, &path)?;
     stop.store(true, Ordering::Release);
-    let _ = reader.join();
+    let _ = reader.map(JoinHandle::join);
     Ok((path, window, settings.iter().map(ToString::to_string).collect()))
 }
 
@@ -111,22 +110,5 @@ impl Bench {
         slot.meta.received_host_ns = slot.meta.device_ns;
         self.driver.take(Input::Frame(slot), &mut self.recorder);
         self.driver.expire(&mut self.recorder);
-    }
-
-    fn measure(&mut self, seconds: f64, pace: Option<f64>) -> Window {
-        let (first_index, start_ns) = (self.next, self.driver.clock().now_ns());
-        let window = Window { first_index, start_ns, length_ns: (seconds * 1e9) as u64 };
-        for k in 0u64.. {
-            if let Some(rate_hz) = pace {
-                let due_ns = start_ns + (k as f64 * 1e9 / rate_hz) as u64;
-                let now_ns = self.driver.clock().now_ns();
-                std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(now_ns)));
-            }
-            if self.driver.clock().now_ns() >= start_ns + window.length_ns {
-                return window;
-            }
-            self.frame();
-        }
-        window
     }
 }

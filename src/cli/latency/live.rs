@@ -12,7 +12,6 @@ use tonic::transport::Channel;
 use super::super::client::{FrameStream, Operator, connect, open_stream};
 use super::super::play::PlayedHeader;
 use super::super::runtime;
-use super::Transport;
 use super::feed::{Feed, RING_FRAMES};
 use super::found::Window;
 use super::load::Load;
@@ -24,11 +23,11 @@ use crate::service::{Listeners, Rig, RigMode, run as serve};
 /// How long the service may take for what it has.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Measures; the session's directory, and which frames count.
+/// Measures over the Unix socket where the configuration has one, else over TCP; the session's directory, and which
+/// frames count.
 pub(super) fn measure(
     config: &RigConfig,
     feed: &Feed,
-    transport: Transport,
     seconds: f64,
     pace: Option<f64>,
     load: bool,
@@ -37,9 +36,11 @@ pub(super) fn measure(
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let service = runtime()?;
     let listeners = service.block_on(Listeners::bind(&config.service))?;
-    let url = match transport {
-        Transport::Uds => format!("unix://{}", config.service.socket.display()),
-        Transport::Grpc | Transport::Inprocess => format!("http://{}", listeners.tcp.local_addr()?),
+    let socket = &config.service.socket;
+    let url = if socket.as_os_str().is_empty() {
+        format!("http://{}", listeners.tcp.local_addr()?)
+    } else {
+        format!("unix://{}", socket.display())
     };
     let serving = service.spawn(serve(listeners, rig, async {
         let _ = stopped.await;
@@ -81,31 +82,21 @@ async fn play(
     });
     let adapter = Adapter { ring: feed.ring.clone(), sender, next: 0 };
     let baseline = operator.start_baseline().await?;
-    let adapter = on_a_thread(adapter, 0, move |adapter| adapter.send(baseline)).await?;
+    let (adapter, ()) = on_a_thread(adapter, 0, move |adapter| adapter.send(baseline)).await?;
     acknowledged_all(&acknowledged, baseline).await?;
     // Without a threshold the trial does not run; everything else does.
     if operator.calibrate().await.is_ok() {
         operator.start_task().await?;
     }
     let warm = baseline + RING_FRAMES as u64;
-    let adapter = on_a_thread(adapter, 0, |adapter| adapter.send(RING_FRAMES as u64)).await?;
+    let (adapter, ()) = on_a_thread(adapter, 0, |adapter| adapter.send(RING_FRAMES as u64)).await?;
     acknowledged_all(&acknowledged, warm).await?;
-    let window = Arc::new(std::sync::Mutex::new(None));
-    let told = Arc::clone(&window);
-    let priority = config.engine.realtime_priority;
-    let adapter = on_a_thread(adapter, priority, move |adapter| {
-        let measured = adapter.measure(seconds, pace)?;
-        if let Ok(mut window) = told.lock() {
-            *window = Some(measured);
-        }
-        Ok(())
-    })
-    .await?;
+    let measure = move |adapter: &mut Adapter| Window::run(adapter.next, seconds, pace, || adapter.frame());
+    let (adapter, window) = on_a_thread(adapter, config.engine.realtime_priority, measure).await?;
     acknowledged_all(&acknowledged, adapter.next).await?;
     drop(adapter);
     let directory = operator.stop().await?;
     acks.await.context("reading acknowledgements panicked")??;
-    let window = window.lock().ok().and_then(|mut window| window.take()).context("nothing was measured")?;
     Ok((directory, window))
 }
 
@@ -120,17 +111,17 @@ async fn acknowledged_all(acknowledged: &AtomicU64, frames: u64) -> anyhow::Resu
 }
 
 /// The adapter's own thread, as a microscope's callback is: no timer of tokio's stands before the hand-over.
-async fn on_a_thread(
+async fn on_a_thread<T: Send + 'static>(
     mut adapter: Adapter,
     realtime_priority: u32,
-    act: impl FnOnce(&mut Adapter) -> anyhow::Result<()> + Send + 'static,
-) -> anyhow::Result<Adapter> {
+    act: impl FnOnce(&mut Adapter) -> anyhow::Result<T> + Send + 'static,
+) -> anyhow::Result<(Adapter, T)> {
     let (done, finished) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("apical-adapter".into()).spawn(move || {
         if realtime_priority > 0 {
             let _ = run_first(realtime_priority);
         }
-        let outcome = act(&mut adapter).map(|()| adapter);
+        let outcome = act(&mut adapter).map(|done| (adapter, done));
         let _ = done.send(outcome);
     })?;
     finished.await.context("the adapter's thread panicked")?
@@ -156,20 +147,5 @@ impl Adapter {
 
     fn send(&mut self, frames: u64) -> anyhow::Result<()> {
         (0..frames).try_for_each(|_| self.frame())
-    }
-
-    fn measure(&mut self, seconds: f64, pace: Option<f64>) -> anyhow::Result<Window> {
-        let window = Window { first_index: self.next, start_ns: HostClock.now_ns(), length_ns: (seconds * 1e9) as u64 };
-        for k in 0u64.. {
-            if let Some(rate_hz) = pace {
-                let due_ns = window.start_ns + (k as f64 * 1e9 / rate_hz) as u64;
-                std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(HostClock.now_ns())));
-            }
-            if HostClock.now_ns() >= window.start_ns + window.length_ns {
-                break;
-            }
-            self.frame()?;
-        }
-        Ok(window)
     }
 }

@@ -23,6 +23,7 @@ use clap::{Args, ValueEnum};
 
 use self::far_end::FarEnd;
 use self::feed::Feed;
+pub(super) use self::feed::read_from_memory_ns;
 use self::found::Measured;
 use super::play::parse_fps;
 use super::{ConfigSource, Outcome, print_json};
@@ -113,8 +114,8 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
             let measured = Measured::of_session(&session, window, &far_end.seen(), feed.floor_ns)?;
             Measured { thread_settings: settings, ..measured }
         }
-        transport => {
-            let (session, window) = live::measure(&config, &feed, transport, args.seconds, pace, args.load)?;
+        Transport::Grpc | Transport::Uds => {
+            let (session, window) = live::measure(&config, &feed, args.seconds, pace, args.load)?;
             Measured::of_session(&session, window, &far_end.seen(), feed.floor_ns)?
         }
     };
@@ -189,14 +190,13 @@ fn configuration(
         format!("ensembles.plus={plus:?}"),
         format!("ensembles.minus={minus:?}"),
         "outputs.sync.enabled=true".to_owned(),
-        "outputs.reward.device=\"serial\"".to_owned(),
-        format!("outputs.reward.port={:?}", far_end.port()),
         "engine.overload=\"every\"".to_owned(),
         "service.listen=\"127.0.0.1:0\"".to_owned(),
         format!("service.socket={:?}", socket.display().to_string()),
         "record.report=false".to_owned(),
         format!("record.directory={:?}", folder.0.display().to_string()),
     ];
+    set.extend(far_end.overrides());
     if args.fps == "max" {
         // Where no rate is stated no silence is too long.
         set.push("engine.gap_periods=0.0".to_owned());

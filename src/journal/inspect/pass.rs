@@ -10,7 +10,7 @@ use super::{
     BaselineSeen, CommandSeen, Counters, FaultSeen, Inputs, Segment, StageLatency, StreamSeen, ThresholdSeen, TrialSeen,
 };
 use crate::engine::{Command, CommandOutcome, DeviceReport, Input, SkipReason};
-use crate::journal::summary::latency_histogram;
+use crate::journal::latency_histogram;
 use crate::journal::{JournalRecord, Percentiles, Summary, input_of, is_decided, is_frame};
 use crate::proto::v1::{self, EventKind};
 
