@@ -55,7 +55,7 @@ fn movie(phase_px: f64) -> Movie {
     let mut movie = Movie { straight: Vec::new(), aside: Vec::new(), truth: Vec::new(), rois };
     let slot = |index: usize, samples: Vec<u16>| {
         let mut slot = FrameSlot::new(Geometry::new(SIZE, SIZE), PixelType::U16);
-        slot.samples.copy_from_slice(&samples);
+        slot.samples_mut().copy_from_slice(&samples);
         slot.meta = FrameMeta { index: index as u64, ..FrameMeta::default() };
         slot
     };
@@ -161,7 +161,7 @@ fn a_session_with_lines_aside_is_recomputed_from_its_pixels_its_boxes_and_its_f(
         let config = common::config(&[&set[0], &set[1]]);
         let (rois, mut slots) = common::frames(&config, 400);
         for slot in &mut slots {
-            for line in slot.samples.chunks_exact_mut(common::SIDE_PX).skip(1).step_by(2) {
+            for line in slot.samples_mut().chunks_exact_mut(common::SIDE_PX).skip(1).step_by(2) {
                 line.rotate_right(3);
             }
         }

@@ -65,7 +65,10 @@ fn slots() -> Vec<FrameSlot> {
         let noise = |at: usize| 60.0 * (random(index * 100_000 + at as u64) - 0.5);
         let samples: Vec<u16> = image.iter().enumerate().map(|(at, v)| (v + noise(at)) as u16).collect();
         let meta = FrameMeta { index, device_ns: index * 33_333_333, ..FrameMeta::default() };
-        FrameSlot { meta, geometry, pixel_type: PixelType::U16, samples: samples.into_boxed_slice() }
+        let mut slot = FrameSlot::new(geometry, PixelType::U16);
+        slot.meta = meta;
+        slot.samples_mut().copy_from_slice(&samples);
+        slot
     };
     (0..FRAMES).map(|index| slot(index.min(599))).collect()
 }

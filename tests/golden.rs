@@ -55,7 +55,7 @@ fn contents(session: &Path) -> String {
         for seq in 0..10_000 {
             if let Found::Pixels(record) = pixels.find(seq) {
                 unpack(&record, &mut slot).expect("a frame");
-                take("pixels", slot.samples.iter().flat_map(|s| s.to_le_bytes()).collect());
+                take("pixels", slot.samples().iter().flat_map(|s| s.to_le_bytes()).collect());
             }
         }
     }

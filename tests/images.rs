@@ -18,14 +18,14 @@ const MOVED_PX: (usize, usize) = (4, 3);
 /// A frame whose content lies further down and right; its edge repeats.
 fn moved(slot: &FrameSlot) -> FrameSlot {
     let (height, width) = (slot.geometry.height_px, slot.geometry.width_px);
-    let mut samples = slot.samples.clone();
+    let mut moved = slot.clone();
     for row in 0..height {
         for col in 0..width {
             let from = row.saturating_sub(MOVED_PX.0) * width + col.saturating_sub(MOVED_PX.1);
-            samples[row * width + col] = slot.samples[from];
+            moved.samples_mut()[row * width + col] = slot.samples()[from];
         }
     }
-    FrameSlot { meta: slot.meta, geometry: slot.geometry, pixel_type: slot.pixel_type, samples }
+    moved
 }
 
 fn script(slots: &[FrameSlot]) -> Vec<Scripted<'_>> {

@@ -161,7 +161,7 @@ fn f_is_nearer_to_the_truth_where_parts_of_a_frame_moved_differently_and_no_wors
         for (deform, what) in [(1.0, "deformed"), (0.0, "moved as a whole")] {
             let slot = |t: usize| {
                 let mut slot = FrameSlot::new(Geometry::new(SIZE, SIZE), PixelType::U16);
-                slot.samples.copy_from_slice(&field.frame(t, &|row, column| moved(t, deform, row, column)));
+                slot.samples_mut().copy_from_slice(&field.frame(t, &|row, column| moved(t, deform, row, column)));
                 slot.meta = FrameMeta { index: t as u64, ..FrameMeta::default() };
                 slot
             };
@@ -188,7 +188,7 @@ fn a_session_with_blocks_is_recomputed_from_its_pixels_its_boxes_and_its_f() {
         let config = common::config(&[&record, phase, blocks[0], blocks[1], blocks[2]]);
         let (rois, mut slots) = common::frames(&config, 400);
         for (t, slot) in slots.iter_mut().enumerate() {
-            for (row, line) in slot.samples.chunks_exact_mut(common::SIDE_PX).enumerate() {
+            for (row, line) in slot.samples_mut().chunks_exact_mut(common::SIDE_PX).enumerate() {
                 line.rotate_right((t + row) / 40 % 3);
             }
         }

@@ -76,12 +76,7 @@ fn bits(values: &[f64]) -> Vec<u64> {
 fn alone(rois: &RoiSet, slots: &[FrameSlot], plane: u32) -> Vec<Arc<Published>> {
     let mut set = rois.clone();
     (set.reference, set.reference_kind) = (None, ReferenceKind::None);
-    let own = slots.iter().filter(|slot| slot.meta.plane == plane).map(|slot| FrameSlot {
-        meta: slot.meta,
-        geometry: slot.geometry,
-        pixel_type: slot.pixel_type,
-        samples: slot.samples.clone(),
-    });
+    let own = slots.iter().filter(|slot| slot.meta.plane == plane).cloned();
     let config = config(&[&format!("stream.plane={plane}"), OFFSET]);
     run(&config, &set.with_reference(), &own.collect::<Vec<_>>())
 }

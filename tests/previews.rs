@@ -14,7 +14,7 @@ use tonic::Code;
 const BASELINE: u64 = 40;
 
 fn image(slot: &FrameSlot) -> Image {
-    Image { geometry: slot.geometry, values: slot.samples.iter().map(|&s| f32::from(s)).collect() }
+    Image { geometry: slot.geometry, values: slot.samples().iter().map(|&s| f32::from(s)).collect() }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,7 +33,7 @@ fn python_reads_the_numbers_of_the_tables_and_the_pixels_of_the_frames() {
     let (_, slots) = frames(&config, FRAMES);
     let mut hashes = String::new();
     for slot in slots.iter().filter(|s| s.meta.index != 400 && !(420..425).contains(&s.meta.index)) {
-        let bytes: Vec<u8> = slot.samples.iter().flat_map(|&v| i32::from(v).to_le_bytes()).collect();
+        let bytes: Vec<u8> = slot.samples().iter().flat_map(|&v| i32::from(v).to_le_bytes()).collect();
         let digest = sha2::Sha256::digest(&bytes);
         let hex = digest.iter().fold(String::new(), |mut hex, byte| {
             let _ = write!(hex, "{byte:02x}");

@@ -148,10 +148,32 @@ async fn the_same_service_answers_on_a_unix_socket_beside_tcp() {
     assert!(!socket.exists(), "the socket goes with the service");
 }
 
+#[cfg(not(feature = "shm"))]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_without_shared_memory_says_how_to_get_it() {
+    let config = config(&[]);
+    let (rois, _) = frames(&config, 1);
+    let mut service = Service::start(config).await;
+    service.prepare(&rois).await;
+    let header = v1::StreamHeader { shared_memory: true, ..header() };
+    let error = Stream::open(service.channel.clone(), header).await.err().expect("it is refused");
+    assert_eq!(error.code(), tonic::Code::Unimplemented);
+    assert!(error.message().contains("cargo build --release --features shm"), "{error}");
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_apical"))
+        .args(["latency", "--transport", "shm"])
+        .output()
+        .expect("it runs");
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert!(!out.status.success() && said.contains("--features shm"), "{said}");
+    service.end().await;
+}
+
 #[cfg(unix)]
 #[test]
 fn latency_is_measured_over_every_transport() {
-    for transport in ["inprocess", "grpc", "uds"] {
+    let transports: &[&str] =
+        if cfg!(feature = "shm") { &["inprocess", "grpc", "uds", "shm"] } else { &["inprocess", "grpc", "uds"] };
+    for transport in transports {
         let arguments = ["--transport", transport, "--fps", "200", "--seconds", "1", "--size", "96", "--rois", "4"];
         let out = std::process::Command::new(env!("CARGO_BIN_EXE_apical"))
             .arg("latency")

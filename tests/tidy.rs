@@ -32,7 +32,10 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("report", &["frame"]),
     ("export", ABOVE),
     ("study", ABOVE),
-    ("service", &["config", "frame", "proto", "register", "sample", "task", "trigger", "engine", "journal", "export"]),
+    (
+        "service",
+        &["config", "frame", "source", "proto", "register", "sample", "task", "trigger", "engine", "journal", "export"],
+    ),
     ("cli", &["*"]),
 ];
 

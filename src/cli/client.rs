@@ -118,19 +118,24 @@ pub(super) enum FrameStream {
     Values(mpsc::Sender<v1::IngestRoiValuesRequest>),
 }
 
-/// Opens a stream. Returns it, what the service wants said about it, and the acknowledgements as they come.
-pub(super) async fn open_stream(
-    channel: Channel,
-    header: PlayedHeader,
-) -> anyhow::Result<(FrameStream, Vec<String>, mpsc::UnboundedReceiver<anyhow::Result<v1::Ack>>)> {
+/// A stream that the service has accepted.
+pub(super) struct Opened {
+    /// Takes frames.
+    pub stream: FrameStream,
+    /// What the service says of it.
+    pub accepted: v1::StreamAccepted,
+    /// Acknowledgements, as they come.
+    pub acks: mpsc::UnboundedReceiver<anyhow::Result<v1::Ack>>,
+}
+
+/// Opens a stream.
+pub(super) async fn open_stream(channel: Channel, header: PlayedHeader) -> anyhow::Result<Opened> {
     let client = IngestServiceClient::new(channel).max_encoding_message_size(MESSAGE_BYTES_MAX);
     match header {
         PlayedHeader::Pixels(header) => open_pixels(client, header).await,
         PlayedHeader::Values(header) => open_values(client, header).await,
     }
 }
-
-type Opened = (FrameStream, Vec<String>, mpsc::UnboundedReceiver<anyhow::Result<v1::Ack>>);
 
 async fn open_pixels(mut client: IngestServiceClient<Channel>, header: v1::StreamHeader) -> anyhow::Result<Opened> {
     use v1::ingest_frames_response::Message;
@@ -143,7 +148,7 @@ async fn open_pixels(mut client: IngestServiceClient<Channel>, header: v1::Strea
     let acks = forward_acks(
         answers.map(|answer| answer.map(|m| if let Some(Message::Ack(ack)) = m.message { Some(ack) } else { None })),
     );
-    Ok((FrameStream::Pixels(sender), accepted.notes, acks))
+    Ok(Opened { stream: FrameStream::Pixels(sender), accepted, acks })
 }
 
 async fn open_values(mut client: IngestServiceClient<Channel>, header: v1::RoiValuesHeader) -> anyhow::Result<Opened> {
@@ -157,7 +162,7 @@ async fn open_values(mut client: IngestServiceClient<Channel>, header: v1::RoiVa
     let acks = forward_acks(
         answers.map(|answer| answer.map(|m| if let Some(Message::Ack(ack)) = m.message { Some(ack) } else { None })),
     );
-    Ok((FrameStream::Values(sender), accepted.notes, acks))
+    Ok(Opened { stream: FrameStream::Values(sender), accepted, acks })
 }
 
 /// Gives the acknowledgements among a stream's answers away as they come; an error ends it.

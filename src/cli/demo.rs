@@ -18,7 +18,7 @@ use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 use tokio::sync::mpsc;
 
-use super::client::{Operator, connect, open_stream};
+use super::client::{Opened, Operator, connect, open_stream};
 use super::play::{Playable, PlayedFrame, PlayedHeader, stream_header};
 use super::replay::{place, read_summary};
 use super::summary::RunSummary;
@@ -299,7 +299,7 @@ async fn session(prepared: Prepared, fps: f64) -> anyhow::Result<PathBuf> {
     let mut operator = Operator::new(channel.clone(), "demo");
     operator.create(to_toml(&config), Vec::new(), name).await?;
     operator.upload(&rois).await?;
-    let (stream, _, mut acks) = open_stream(channel.clone(), header).await?;
+    let Opened { stream, mut acks, .. } = open_stream(channel.clone(), header).await?;
     let progress = Arc::new(Progress::new(&config, frames));
     tokio::spawn(watch_events(channel.clone(), Arc::clone(&progress), Arc::clone(&valve)));
     tokio::spawn(watch_feedback(channel, Arc::clone(&progress)));

@@ -181,6 +181,7 @@ pub(super) fn stream_header(header: &RecordingHeader, rate_hz: f64, adapter: Str
         detector_offset_counts: None,
         inverted: header.inverted,
         adapter,
+        shared_memory: false,
     }
 }
 

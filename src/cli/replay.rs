@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::Args;
 use tokio::time::Instant;
 
-use super::client::{Operator, connect, open_stream};
+use super::client::{Opened, Operator, connect, open_stream};
 use super::follow::Follow;
 use super::in_process;
 use super::play::{Next, Playable, PlayedFrame, parse_fps};
@@ -271,8 +271,8 @@ async fn over_grpc(run: &mut Run, url: &str, with_config: bool) -> anyhow::Resul
     if let Some(rois) = &run.rois {
         operator.upload(rois).await?;
     }
-    let (stream, notes, mut acks) = open_stream(channel, run.playable.header(run.rate_hz)).await?;
-    run.warnings.extend(notes);
+    let Opened { stream, accepted, mut acks } = open_stream(channel, run.playable.header(run.rate_hz)).await?;
+    run.warnings.extend(accepted.notes);
     let baseline = operator.start_baseline().await?;
     let has_task = operator.state().await?.config_toml.contains("\n[task]");
     let mut frame = PlayedFrame::default();

@@ -278,7 +278,7 @@ fn mean_image(path: &Path, plane: u32) -> anyhow::Result<Image> {
         let meta = FrameMeta { index: frame.index, ..FrameMeta::default() };
         assembly.add(&StripMeta::whole(meta), &buffer, &mut slot)?;
         let bias = i64::from(pixel_type.bias());
-        sums.iter_mut().zip(&slot.samples).for_each(|(sum, &sample)| *sum += i64::from(sample) - bias);
+        sums.iter_mut().zip(slot.samples()).for_each(|(sum, &sample)| *sum += i64::from(sample) - bias);
     }
     if count == 0 {
         bail!("{}: has no frame of plane {plane}", path.display());

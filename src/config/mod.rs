@@ -207,7 +207,9 @@ pub struct EngineConfig {
     /// What this rig demands, 0.1 to 10,000 ms: a frame whose decision or trigger comes later than this after its last
     /// byte is late, which is told and counted, and `apical doctor` asks whether this computer keeps it; 0: nothing.
     pub deadline_ms: f64,
-    /// How long the thread spins before it parks, 0 to 100,000 us.
+    /// How long the thread spins before it parks, and from so long before the next frame is due until so long after,
+    /// 0 to 100,000 us. It takes a processor for up to three times as long in each frame's period: a thread with a
+    /// priority that never rests is held up by the system.
     pub spin_us: u32,
     /// `SCHED_FIFO` priority of the thread, 1 to 98; 0: an ordinary thread. Refused without the right to it, which the
     /// session then says.

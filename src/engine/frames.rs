@@ -5,7 +5,7 @@ use super::{Engine, Event, EventKind, FrameVerdict, HISTOGRAM_BINS, Phase, Probe
 use super::{WARNING_NO_REFERENCE, WARNING_OFFSET, WARNING_TEMPLATE, WARNING_Z_DRIFT};
 use crate::activity::estimate_detector_offset;
 use crate::frame::{FrameMeta, FrameSlot};
-use crate::register::{Axial, BLOCKS_MAX, Registration};
+use crate::register::{Axial, BLOCKS_MAX, FitVerdict, Registration};
 use crate::task::{TaskEvent, TaskInput, TaskOutput, TaskState};
 use crate::trigger::{Cause, Intent, Output, TriggerId};
 
@@ -21,7 +21,7 @@ impl Engine {
             return self.not_used();
         }
         let view = slot.view();
-        let registration = path.planes[place].rigid.step(&view);
+        let mut registration = path.planes[place].rigid.step(&view);
         probe.mark(Stage::Register);
         if self.state.phase == Phase::Baseline && self.estimate_offset {
             path.observe(view.samples);
@@ -43,6 +43,9 @@ impl Engine {
         }
         let z_drift_um = plane.axial.as_ref().and_then(Axial::drift_um);
         self.state.volume.set(place, Standing { offset, odd_lines_px, z_drift_um });
+        if slot.is_changed() {
+            registration.verdict = FitVerdict::Changed;
+        }
         probe.mark(Stage::Sample);
         self.gather(place, &registration, None, probe);
     }

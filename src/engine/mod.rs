@@ -29,8 +29,8 @@ pub use decision::{
 pub use driver::{Driver, InputSummary, LimitTime, RecordSink, report_of};
 pub use input::{Command, DeviceReport, ENSEMBLE_MAX, Input, RoiIds, Sampled, SkipReason};
 pub use realtime::{
-    Continuation, Flags, FrameItem, HEARTBEAT_NS, PublisherEnds, Realtime, RealtimeSettings, Record, ServiceEnds,
-    Snapshot, ThreadEnds, UsedFrame, ValuesSlot, rings,
+    Continuation, Flags, FrameItem, FramePort, HEARTBEAT_NS, PublisherEnds, Realtime, RealtimeSettings, Record,
+    ServiceEnds, Snapshot, ThreadEnds, UsedFrame, ValuesSlot, Waker, rings,
 };
 pub use scheduling::{ThreadSetting, run_first, schedule_this_thread};
 pub use state::EngineStateError;

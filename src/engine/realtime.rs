@@ -103,10 +103,36 @@ pub struct RealtimeSettings {
     pub overload: Overload,
     /// Silence after which a `Gap` is made, in nanoseconds; 0: never.
     pub gap_ns: u64,
-    /// How long the thread spins before it parks, in nanoseconds.
+    /// How long the thread spins before it parks, and before and after the next frame is due, in nanoseconds.
     pub spin_ns: u64,
     /// Frames between snapshots; 0: only after the baseline.
     pub snapshot_frames: u64,
+}
+
+/// Frames that no other thread brings: the real-time thread itself looks for them, and waits where they come in.
+pub trait FramePort: Send {
+    /// Hands over what has come, as far as there is room.
+    fn fetch(&mut self, frames: &mut Producer<FrameItem>);
+    /// Whether something has come.
+    fn has_frames(&self) -> bool;
+    /// Waits until something comes, or its [`Waker`] wakes it; at most for `timeout`.
+    fn wait(&self, timeout: Duration);
+}
+
+/// Wakes the real-time thread, wherever it waits.
+#[derive(Clone)]
+pub struct Waker(Arc<dyn Fn() + Send + Sync>);
+
+impl Waker {
+    /// What `wake` does.
+    pub fn new(wake: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(wake))
+    }
+
+    /// Wakes it.
+    pub fn wake(&self) {
+        (self.0)();
+    }
 }
 
 /// Flags that pass every queue.
@@ -123,6 +149,8 @@ pub struct Flags {
 /// The thread's ends of the rings.
 pub struct ThreadEnds {
     frames: Consumer<FrameItem>,
+    /// Where frames come in by themselves, and the other end of `frames`.
+    port: Option<(Box<dyn FramePort>, Producer<FrameItem>)>,
     commands: Consumer<(u64, Command)>,
     replies: Consumer<DeviceReport>,
     free_records: Consumer<Box<Record>>,
@@ -131,6 +159,15 @@ pub struct ThreadEnds {
     snapshots: Producer<Box<Snapshot>>,
     free_snapshots: Consumer<Box<Snapshot>>,
     flags: Arc<Flags>,
+}
+
+impl ThreadEnds {
+    /// Frames come through `port` alone; whoever else hands one over finds the ring abandoned.
+    pub fn take_from(&mut self, port: Box<dyn FramePort>) {
+        let (frames_in, frames) = RingBuffer::new(self.frames.buffer().capacity());
+        self.frames = frames;
+        self.port = Some((port, frames_in));
+    }
 }
 
 /// The service's ends of the rings. Each goes to the one task or thread that uses it.
@@ -189,6 +226,7 @@ pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: us
     let flags = Arc::new(Flags::default());
     let thread = ThreadEnds {
         frames,
+        port: None,
         commands,
         replies,
         free_records,
@@ -221,6 +259,8 @@ pub struct Realtime<C: Clock> {
     settings: RealtimeSettings,
     publisher: Thread,
     last_frame_ns: u64,
+    /// When the last frame was taken, and how long after the one before it.
+    arrival: (u64, u64),
     silent: bool,
     last_heartbeat_ns: u64,
     frames_since_snapshot: u64,
@@ -261,6 +301,7 @@ impl<C: Clock> Realtime<C> {
             settings,
             publisher,
             last_frame_ns,
+            arrival: (last_frame_ns, 0),
             silent: true,
             last_heartbeat_ns: 0,
             frames_since_snapshot: 0,
@@ -352,7 +393,12 @@ impl<C: Clock> Realtime<C> {
     }
 
     fn take_frame(&mut self) -> bool {
+        if let Some((port, frames)) = &mut self.ends.port {
+            port.fetch(frames);
+        }
         let Ok(item) = self.ends.frames.pop() else { return false };
+        let taken_ns = self.driver.clock().now_ns();
+        self.arrival = (taken_ns, taken_ns - self.arrival.0);
         let skip = self.settings.overload == Overload::Latest && self.is_overtaken(&item);
         let input_seq = self.driver.engine().next_seq();
         self.with_sink(0, |driver, sink| match &item {
@@ -428,12 +474,10 @@ impl<C: Clock> Realtime<C> {
     }
 
     fn wait(&mut self) {
+        let spin_ns = self.settings.spin_ns;
         let start = self.driver.clock().now_ns();
-        while self.driver.clock().now_ns() - start < self.settings.spin_ns {
-            if !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
-                return;
-            }
-            std::hint::spin_loop();
+        if self.spin_until(start + spin_ns) {
+            return;
         }
         let now = self.driver.clock().now_ns();
         let mut until = self.last_heartbeat_ns + HEARTBEAT_NS;
@@ -443,7 +487,33 @@ impl<C: Clock> Realtime<C> {
         if self.driver.is_waiting() {
             until = until.min(now + 1_000_000);
         }
-        std::thread::park_timeout(Duration::from_nanos(until.saturating_sub(now).max(1)));
+        // A thread that wakes up for its frame finds it late; one that spins is there, and its caches are warm.
+        let due_ns = self.arrival.0 + self.arrival.1;
+        let is_awaited = spin_ns > 0 && self.arrival.1 > 0 && now < due_ns + spin_ns;
+        if is_awaited {
+            until = until.min(due_ns.saturating_sub(spin_ns));
+        }
+        if until > now {
+            let timeout = Duration::from_nanos(until - now);
+            match &self.ends.port {
+                Some((port, _)) => port.wait(timeout),
+                None => std::thread::park_timeout(timeout),
+            }
+        } else if is_awaited {
+            self.spin_until(due_ns + spin_ns);
+        }
+    }
+
+    /// Spins until something has come, or this time has.
+    fn spin_until(&mut self, end_ns: u64) -> bool {
+        while self.driver.clock().now_ns() < end_ns {
+            let arrived = self.ends.port.as_ref().is_some_and(|(port, _)| port.has_frames());
+            if arrived || !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
+                return true;
+            }
+            std::hint::spin_loop();
+        }
+        false
     }
 }
 

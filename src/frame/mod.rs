@@ -9,9 +9,15 @@
 //! Units: rows and columns in pixels, row 0 at the top, samples in detector counts.
 
 mod pool;
+#[cfg(feature = "shm")]
+mod shared;
 mod strips;
 
 pub use pool::{FrameMeta, FrameSlot};
+#[cfg(feature = "shm")]
+pub use shared::{SharedFrame, SharedFrameHeader, SharedSample, SharedService};
+#[cfg(feature = "shm")]
+pub(crate) use strips::canonical;
 pub use strips::{FrameAssembly, FrameRefusal, StripMeta};
 
 use serde::{Deserialize, Serialize};

@@ -1,8 +1,11 @@
 //! Slots: whole frames in canonical form, allocated once, handed from source to engine, to the record, and back.
 //!
 //! A slot moves by ownership (`Box`), so that nobody can write into a frame that somebody else reads, and nothing is
-//! allocated or freed once the pool is filled.
+//! allocated or freed once the pool is filled. Its samples are its own memory, or, with the Cargo feature `shm`, a
+//! frame in shared memory that is read where its producer wrote it.
 
+#[cfg(feature = "shm")]
+use super::shared::SharedFrame;
 use super::{FrameView, Geometry, PixelType};
 
 /// What a frame says of itself.
@@ -22,6 +25,16 @@ pub struct FrameMeta {
     pub received_host_ns: u64,
 }
 
+/// Where a frame's samples are.
+#[derive(Debug)]
+enum Samples {
+    /// In memory of the slot's own.
+    Own(Box<[u16]>),
+    /// Where their producer wrote them.
+    #[cfg(feature = "shm")]
+    Shared(SharedFrame),
+}
+
 /// One frame's storage.
 #[derive(Debug)]
 pub struct FrameSlot {
@@ -31,21 +44,78 @@ pub struct FrameSlot {
     pub geometry: Geometry,
     /// How the source stores a pixel.
     pub pixel_type: PixelType,
-    /// Canonical samples, row-major, `geometry.count()` of them.
-    pub samples: Box<[u16]>,
+    samples: Samples,
+}
+
+impl Clone for FrameSlot {
+    /// A copy whose samples are its own.
+    fn clone(&self) -> Self {
+        let samples = Samples::Own(self.samples().into());
+        Self { meta: self.meta, geometry: self.geometry, pixel_type: self.pixel_type, samples }
+    }
 }
 
 impl FrameSlot {
     /// An empty (all zero) slot.
     pub fn new(geometry: Geometry, pixel_type: PixelType) -> Self {
-        Self { meta: FrameMeta::default(), geometry, pixel_type, samples: vec![0; geometry.count()].into_boxed_slice() }
+        Self::holding(vec![0; geometry.count()].into_boxed_slice(), geometry, pixel_type)
+    }
+
+    /// A slot for frames that stay where their producer writes them; it holds none yet, and no sample.
+    #[cfg(feature = "shm")]
+    pub fn for_shared(geometry: Geometry, pixel_type: PixelType) -> Self {
+        Self::holding(Box::default(), geometry, pixel_type)
+    }
+
+    fn holding(samples: Box<[u16]>, geometry: Geometry, pixel_type: PixelType) -> Self {
+        Self { meta: FrameMeta::default(), geometry, pixel_type, samples: Samples::Own(samples) }
+    }
+
+    /// Canonical samples, row-major; `geometry.count()` of them, except in a slot for shared frames that holds none.
+    pub fn samples(&self) -> &[u16] {
+        match &self.samples {
+            Samples::Own(samples) => samples,
+            #[cfg(feature = "shm")]
+            Samples::Shared(frame) => frame.samples(),
+        }
+    }
+
+    /// Canonical samples, to be filled; none of a slot for shared frames.
+    pub fn samples_mut(&mut self) -> &mut [u16] {
+        match &mut self.samples {
+            Samples::Own(samples) => samples,
+            #[cfg(feature = "shm")]
+            Samples::Shared(_) => &mut [],
+        }
+    }
+
+    /// Takes a frame of `geometry.count()` samples in, where it stays.
+    #[cfg(feature = "shm")]
+    pub fn take_shared(&mut self, frame: SharedFrame) {
+        self.meta = frame.meta();
+        self.samples = Samples::Shared(frame);
+    }
+
+    /// Gives the frame in it back to its producer.
+    #[cfg(feature = "shm")]
+    pub fn give_up_shared(&mut self) {
+        self.samples = Samples::Own(Box::default());
+    }
+
+    /// Whether the frame's producer has changed it since it was taken: what was read of it may be half of each.
+    pub fn is_changed(&self) -> bool {
+        match &self.samples {
+            Samples::Own(_) => false,
+            #[cfg(feature = "shm")]
+            Samples::Shared(frame) => frame.is_changed(),
+        }
     }
 
     /// The frame as the stages read it.
     pub fn view(&self) -> FrameView<'_> {
         FrameView {
             geometry: self.geometry,
-            samples: &self.samples,
+            samples: self.samples(),
             bias: self.pixel_type.bias(),
             saturation: self.pixel_type.saturation(),
         }

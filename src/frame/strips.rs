@@ -185,7 +185,8 @@ impl FrameAssembly {
             self.begun = strip.frame;
             slot.meta = strip.frame;
         }
-        canonical(payload, self.pixel_type, self.inverted, &mut slot.samples[offset * width..(offset + rows) * width]);
+        let place = &mut slot.samples_mut()[offset * width..(offset + rows) * width];
+        canonical(payload, self.pixel_type, self.inverted, place);
         self.rows_px = offset + rows;
         if self.rows_px < height {
             return Ok(false);
@@ -197,7 +198,7 @@ impl FrameAssembly {
 }
 
 /// Bytes as stored to canonical samples; `payload` holds exactly `out.len()` pixels.
-fn canonical(payload: &[u8], pixel_type: PixelType, inverted: bool, out: &mut [u16]) {
+pub(crate) fn canonical(payload: &[u8], pixel_type: PixelType, inverted: bool, out: &mut [u16]) {
     match pixel_type {
         PixelType::U8 => {
             let flip: u8 = if inverted { 0xff } else { 0 };
@@ -286,7 +287,7 @@ mod tests {
                 prop_assert_eq!(assembly.add(&strip(0, from, to - from), bytes, &mut cut), Ok(to == 13));
                 from = to;
             }
-            prop_assert_eq!(whole.samples, cut.samples);
+            prop_assert_eq!(whole.samples(), cut.samples());
         }
     }
 }

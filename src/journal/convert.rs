@@ -339,6 +339,7 @@ fn fit_code(verdict: FitVerdict) -> u32 {
         FitVerdict::Torn => 5,
         FitVerdict::NotReady => 6,
         FitVerdict::Off => 7,
+        FitVerdict::Changed => 8,
     }
 }
 
@@ -353,6 +354,7 @@ pub fn fit_verdict(code: u32) -> Option<FitVerdict> {
         5 => FitVerdict::Torn,
         6 => FitVerdict::NotReady,
         7 => FitVerdict::Off,
+        8 => FitVerdict::Changed,
         _ => return None,
     })
 }

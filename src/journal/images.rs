@@ -152,7 +152,7 @@ fn images(path: &Path) -> Result<Vec<Image>, ImageError> {
             .add(&StripMeta::whole(FrameMeta::default()), &bytes, &mut slot)
             .map_err(|source| ImageError::Page { path: path.to_owned(), source })?;
         let bias = pixel_type.bias() as f32;
-        let values = slot.samples.iter().map(|&sample| f32::from(sample) - bias).collect();
+        let values = slot.samples().iter().map(|&sample| f32::from(sample) - bias).collect();
         images.push(Image { geometry, values });
         if images.len() > IMAGES_MAX {
             return Err(ImageError::TooMany { path: path.to_owned() });

@@ -32,7 +32,7 @@ pub fn pack(slot: &FrameSlot, input_seq: u64, moved_px: (f64, f64), kept: &Kept)
     let (height_px, width_px) = (slot.geometry.height_px as u32, slot.geometry.width_px as u32);
     let mut chosen = Vec::new();
     let (samples, patches) = match kept {
-        Kept::All => (&slot.samples[..], Vec::new()),
+        Kept::All => (slot.samples(), Vec::new()),
         Kept::Boxes(boxes) => {
             let own = boxes.iter().filter(|(plane, _)| *plane == slot.meta.plane);
             let mut patches: Vec<_> = own.filter_map(|(_, b)| moved(b, moved_px, height_px, width_px)).collect();
@@ -43,7 +43,7 @@ pub fn pack(slot: &FrameSlot, input_seq: u64, moved_px: (f64, f64), kept: &Kept)
             for patch in &patches {
                 for row in patch.row_px..patch.row_px + patch.height_px {
                     let start = row as usize * width_px as usize + patch.col_px as usize;
-                    chosen.extend_from_slice(&slot.samples[start..start + patch.width_px as usize]);
+                    chosen.extend_from_slice(&slot.samples()[start..start + patch.width_px as usize]);
                 }
             }
             (&chosen[..], patches)
@@ -124,7 +124,7 @@ pub fn unpack(record: &v1::FrameRecord, slot: &mut FrameSlot) -> Result<(), Pixe
     if !record.patches.is_empty() {
         return Err(PixelsError::Boxes { input_seq: record.input_seq });
     }
-    fill(record, slot.pixel_type.bias(), &mut slot.samples)?;
+    fill(record, slot.pixel_type.bias(), slot.samples_mut())?;
     slot.meta = meta_of(record);
     Ok(())
 }
@@ -146,13 +146,13 @@ pub fn unpack_boxes(record: &v1::FrameRecord, slot: &mut FrameSlot) -> Result<()
     let count = record.patches.iter().map(|p| p.height_px as usize * p.width_px as usize).sum();
     let mut values = vec![0; count];
     fill(record, slot.pixel_type.bias(), &mut values)?;
-    slot.samples.fill(0);
+    slot.samples_mut().fill(0);
     let mut values = &values[..];
     for p in &record.patches {
         for row in p.row_px..p.row_px + p.height_px {
             let (line, rest) = values.split_at(p.width_px as usize);
             let start = row as usize * width_px + p.col_px as usize;
-            slot.samples[start..start + line.len()].copy_from_slice(line);
+            slot.samples_mut()[start..start + line.len()].copy_from_slice(line);
             values = rest;
         }
     }
@@ -257,7 +257,10 @@ mod tests {
 
     fn slot(samples: &[u16], geometry: Geometry, pixel_type: PixelType) -> FrameSlot {
         let meta = FrameMeta { index: 7, device_ns: 99, ..FrameMeta::default() };
-        FrameSlot { meta, geometry, pixel_type, samples: samples.to_vec().into_boxed_slice() }
+        let mut slot = FrameSlot::new(geometry, pixel_type);
+        slot.meta = meta;
+        slot.samples_mut().copy_from_slice(samples);
+        slot
     }
 
     proptest! {
@@ -279,7 +282,7 @@ mod tests {
             let record = pack(&frame, 3, (0.0, 0.0), &Kept::All);
             let mut back = FrameSlot::new(geometry, pixel_type);
             prop_assert_eq!(unpack(&record, &mut back), Ok(()));
-            prop_assert_eq!(&back.samples, &frame.samples);
+            prop_assert_eq!(back.samples(), frame.samples());
             prop_assert_eq!(back.meta, frame.meta);
             let smallest = i32::from(*samples.iter().min().unwrap_or(&0)) - pixel_type.bias();
             prop_assert_eq!(record.base_counts, smallest);
@@ -294,7 +297,7 @@ mod tests {
         let mut back = FrameSlot::new(geometry, PixelType::U16);
         assert_eq!(unpack(&record, &mut back), Err(PixelsError::Boxes { input_seq: 3 }));
         assert_eq!(unpack_boxes(&record, &mut back), Ok(()));
-        assert!(back.samples.iter().all(|&sample| sample == 0));
+        assert!(back.samples().iter().all(|&sample| sample == 0));
     }
 
     #[test]
@@ -326,7 +329,7 @@ mod tests {
         assert_eq!(unpack_boxes(&record, &mut back), Ok(()));
         let kept = |at: usize| at / 8 >= 2 && at % 8 >= 4;
         let expected: Vec<u16> = (0..48).map(|at| if kept(at) { at as u16 } else { 0 }).collect();
-        assert_eq!(back.samples.to_vec(), expected);
+        assert_eq!(back.samples().to_vec(), expected);
         let outside = v1::FramePatch { row_px: 2, col_px: 5, height_px: 4, width_px: 4 };
         let outside = v1::FrameRecord { patches: vec![outside], ..record.clone() };
         assert_eq!(unpack_boxes(&outside, &mut back), Err(PixelsError::Outside { input_seq: 0 }));

@@ -227,12 +227,18 @@ impl Pixels {
         dropped.join(self.loss);
         self.loss = dropped;
         let FrameItem::Pixels(slot) = &frame.item else { return frame.item };
+        self.last_seq = Some(frame.input_seq);
         if self.file.is_full() {
             self.loss.add(frame.input_seq);
             self.status.drop_pixels();
             self.status.fail(format!("{}: the disk takes nothing; pixels are dropped", self.file.path().display()));
         } else {
             let record = pack(slot, frame.input_seq, frame.moved_px, kept);
+            if slot.is_changed() {
+                self.loss.add(frame.input_seq);
+                self.status.drop_pixels();
+                return frame.item;
+            }
             let written = self.mark_loss().and_then(|()| {
                 let times = (HostClock.now_ns(), record.device_ns);
                 self.file.message(PixelsTopic::Frames as usize, times.0, times.1, &record)?;
@@ -244,7 +250,6 @@ impl Pixels {
                 self.status.fail(format!("{}: {e}", self.file.path().display()));
             }
         }
-        self.last_seq = Some(frame.input_seq);
         frame.item
     }
 
@@ -258,7 +263,7 @@ impl Pixels {
             first_input_seq: first_seq,
             last_input_seq: last_seq,
             records: count,
-            reason: "the disk was too slow or full for the pixels".to_owned(),
+            reason: "the disk was too slow or full for the pixels, or their producer changed them".to_owned(),
         };
         self.file.message(PixelsTopic::Losses as usize, HostClock.now_ns(), 0, &record)
     }

@@ -73,6 +73,8 @@ pub enum FitVerdict {
     NotReady,
     /// Registration is turned off.
     Off,
+    /// Its producer changed the frame while it was read; the shift says nothing.
+    Changed,
 }
 
 /// What registration says of one frame.

@@ -103,8 +103,13 @@ impl IngestService for Ingest {
         let (session, feed) = self.open(v1::session_head::Stream::Pixels(header.clone())).await?;
         let source = PixelSource::new(&session, &header, feed.last_index);
         let messages = messages.map(|m| m.map(|m| m.message));
+        let elsewhere = !session.shared_memory().is_empty();
         let (feeder, answers) = Feeder::new(session, feed, self.rig.closing(), notes);
-        tokio::spawn(feeder.run(messages, source));
+        if elsewhere {
+            tokio::spawn(feeder.run(messages, SharedMemory));
+        } else {
+            tokio::spawn(feeder.run(messages, source));
+        }
         Ok(Response::new(Box::pin(answers.map(|m| m.map(Into::into)))))
     }
 
@@ -143,6 +148,9 @@ fn check_rate(rate_hz: f64) -> Result<(), Status> {
 
 /// Checks a header of pixels. Returns what its sender should know.
 fn check_header(header: &v1::StreamHeader) -> Result<Vec<String>, Status> {
+    if header.shared_memory && cfg!(not(feature = "shm")) {
+        return Err(Status::unimplemented(format!("header.shared_memory: {}", super::NO_SHARED_MEMORY)));
+    }
     check_rate(header.frame_rate_hz)?;
     for (name, side) in [("height_px", header.height_px), ("width_px", header.width_px)] {
         if side == 0 || side as usize > MAX_SIDE_PX {
@@ -245,6 +253,10 @@ enum Taken {
 
 /// Fills slots from messages.
 trait Source: Send + 'static {
+    /// Whether frames come over this stream.
+    fn expects_frames(&self) -> bool {
+        true
+    }
     fn take(&mut self, message: &In, slot: &mut FrameItem, received_host_ns: u64) -> Vec<Taken>;
     /// Index of the last whole frame.
     fn last_index(&self) -> Option<u64>;
@@ -362,6 +374,23 @@ impl Source for ValueSource {
     }
 }
 
+/// Frames come through shared memory; the stream carries what becomes of them.
+struct SharedMemory;
+
+impl Source for SharedMemory {
+    fn expects_frames(&self) -> bool {
+        false
+    }
+
+    fn take(&mut self, _: &In, _: &mut FrameItem, _: u64) -> Vec<Taken> {
+        Vec::new()
+    }
+
+    fn last_index(&self) -> Option<u64> {
+        None
+    }
+}
+
 /// Carries one stream into its session.
 struct Feeder {
     session: Arc<Session>,
@@ -372,6 +401,8 @@ struct Feeder {
     ended: watch::Receiver<bool>,
     /// Frames handed over whose acknowledgement has not gone out.
     pending: u64,
+    /// Index of the last frame that was acknowledged as taken.
+    last_taken: Option<u64>,
     ready: VecDeque<Out>,
 }
 
@@ -390,9 +421,11 @@ impl Feeder {
             host_ns: HostClock.now_ns(),
             notes,
             next_index: feed.last_index.map_or(0, |last| last.saturating_add(1)),
+            shared_memory: session.shared_memory().to_owned(),
         };
         let ready = VecDeque::from([Out::Accepted(accepted)]);
-        let feeder = Self { session, feed, answers, acks, closing, ended, pending: 0, ready };
+        let last_taken = feed.last_index;
+        let feeder = Self { session, feed, answers, acks, closing, ended, pending: 0, last_taken, ready };
         (feeder, ReceiverStream::new(receiver))
     }
 
@@ -421,8 +454,13 @@ impl Feeder {
                 message = messages.next(), if open => match message {
                     Some(Ok(message)) => {
                         let message = message.into();
-                        if matches!(message, In::Nonsense) {
-                            let what = "expected a frame or a ping; a header only comes first";
+                        let wanted = matches!(message, In::Ping(_)) || source.expects_frames();
+                        if matches!(message, In::Nonsense) || !wanted {
+                            let what = if source.expects_frames() {
+                                "expected a frame or a ping; a header only comes first"
+                            } else {
+                                "expected pings alone: the header says that frames come through shared memory"
+                            };
                             let status = Status::invalid_argument(what);
                             let _ = self.answers.send(Err(status)).await;
                             open = false;
@@ -451,7 +489,7 @@ impl Feeder {
         if *self.closing.borrow() {
             let _ = self.answers.send(Err(Status::unavailable("the service stops"))).await;
         }
-        self.feed.last_index = source.last_index();
+        self.feed.last_index = source.last_index().max(self.last_taken);
         self.session.return_feed(self.feed);
     }
 
@@ -515,7 +553,7 @@ impl Feeder {
             tokio::time::sleep(std::time::Duration::from_millis(1)).await;
         }
         self.pending += 1;
-        self.session.realtime().unpark();
+        self.session.wake();
     }
 
     fn acknowledge(&mut self, step: &Published) {
@@ -526,6 +564,9 @@ impl Feeder {
             channel: step.input.channel,
             ..FrameMeta::default()
         };
+        if step.decision.verdict() != v1::FrameVerdict::Refused {
+            self.last_taken = self.last_taken.max(Some(meta.index));
+        }
         let mut ack = self.ack(&meta, step.decision.verdict());
         ack.reason = match step.decision.verdict() {
             v1::FrameVerdict::Refused if step.input.detail.is_empty() => {
@@ -567,6 +608,7 @@ fn doubt(fit: u32) -> &'static str {
         Some(FitVerdict::Saturated) => "too many pixels are saturated",
         Some(FitVerdict::Blank) => "it is blank",
         Some(FitVerdict::Torn) => "it is torn",
+        Some(FitVerdict::Changed) => "its producer changed it while it was read",
         Some(FitVerdict::NotReady) => "there is no template yet",
         Some(FitVerdict::Good | FitVerdict::Off) | None => "",
     }

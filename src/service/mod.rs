@@ -22,6 +22,12 @@ mod listen;
 mod publisher;
 mod rig;
 mod session;
+#[cfg(feature = "shm")]
+mod shared;
+
+/// What a build without shared memory says to whoever asks for it.
+pub(crate) const NO_SHARED_MEMORY: &str =
+    "this program was built without shared memory; expected one of `cargo build --release --features shm`";
 
 pub use control::upload_of;
 #[cfg(unix)]

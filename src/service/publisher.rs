@@ -13,7 +13,7 @@ use crate::engine::{
     Clock, Command, CommandOutcome, Engine, EventKind, Flags, FrameItem, HostClock, InputSummary, PublisherEnds,
     SkipReason, Snapshot, ThreadSetting, UsedFrame,
 };
-use crate::frame::{FrameMeta, Image};
+use crate::frame::{FrameMeta, FrameRefusal, Image};
 use crate::journal::{
     JournalItem, JournalWriter, PixelsWriter, Published, RecordStatus, ResumePoint, Summary, calibration_record,
 };
@@ -299,13 +299,21 @@ pub(super) struct Files {
     pub patient: bool,
 }
 
+/// Where a session's slots come from.
+pub(super) struct Slots {
+    /// Takes them back.
+    pub give_back: Arc<dyn Fn(FrameItem) + Send + Sync>,
+    /// Why frames were refused that no other thread has seen, in their order.
+    pub refusals: Option<rtrb::Consumer<FrameRefusal>>,
+}
+
 /// The publishing thread.
 pub(super) struct Publisher {
     ends: PublisherEnds,
     live: Arc<Live>,
     files: Files,
     watch: DiskWatch,
-    free_frames: mpsc::Sender<FrameItem>,
+    slots: Slots,
     flags: Arc<Flags>,
     last_health_ns: u64,
     /// The thread's settings have been told.
@@ -315,21 +323,15 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes what comes out of `ends`; slots go back through `free_frames`.
-    pub fn new(
-        ends: PublisherEnds,
-        live: Arc<Live>,
-        files: Files,
-        free_frames: mpsc::Sender<FrameItem>,
-        flags: Arc<Flags>,
-    ) -> Self {
+    /// Publishes what comes out of `ends`; slots go back through `slots`.
+    pub fn new(ends: PublisherEnds, live: Arc<Live>, files: Files, slots: Slots, flags: Arc<Flags>) -> Self {
         let watch = DiskWatch::new(files.stall_ns);
         Self {
             ends,
             live,
             files,
             watch,
-            free_frames,
+            slots,
             flags,
             last_health_ns: HostClock.now_ns(),
             settings_told: false,
@@ -381,7 +383,7 @@ impl Publisher {
             // A snapshot stands between the inputs: it was pushed before the records of those behind it were.
             self.take_snapshots(record.decision.input_seq);
             let refused = matches!(record.input, InputSummary::Refused { .. });
-            let detail = if refused { lock(&self.live.refusals).pop_front() } else { None };
+            let detail = if refused { self.refusal() } else { None };
             let next_event = lock(&self.live.events).next_seq();
             let step = Published::new(&record, next_event, detail.as_deref());
             if let (InputSummary::Command(command), CommandOutcome::TookEffect) = (&record.input, step.outcome) {
@@ -405,6 +407,12 @@ impl Publisher {
         }
         let published = self.live.last().map_or(0, |step| step.decision.input_seq + 1);
         worked | self.take_snapshots(published)
+    }
+
+    /// Why the frame at hand was refused, as far as that was said.
+    fn refusal(&mut self) -> Option<String> {
+        let of_ring = self.slots.refusals.as_mut().and_then(|refusals| refusals.pop().ok());
+        of_ring.map(|refusal| refusal.to_string()).or_else(|| lock(&self.live.refusals).pop_front())
     }
 
     /// The first of a run of late frames is an event.
@@ -599,7 +607,7 @@ impl Publisher {
             let wanted = std::mem::take(&mut *lock(&self.live.previews));
             if !wanted.is_empty() {
                 let bias = slot.pixel_type.bias();
-                let values = slot.samples.iter().map(|&s| (i32::from(s) - bias) as f32).collect();
+                let values = slot.samples().iter().map(|&s| (i32::from(s) - bias) as f32).collect();
                 let image = Image { geometry: slot.geometry, values };
                 for preview in wanted {
                     let _ = preview.send((slot.meta, image.clone()));
@@ -614,8 +622,7 @@ impl Publisher {
             }
             (_, item) => item,
         };
-        // The channel has room for every slot that exists.
-        let _ = self.free_frames.try_send(item);
+        (self.slots.give_back)(item);
     }
 
     fn keep(&mut self, snapshot: Box<Snapshot>) {

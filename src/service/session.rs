@@ -3,20 +3,20 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
-use std::thread::{JoinHandle, Thread};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 use rtrb::Producer;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 
-use super::publisher::{Files, Live, Publisher};
+use super::publisher::{Files, Live, Publisher, Slots};
 use super::rig::{Draft, RigMode, turned};
 use crate::config::outputs::{RewardDevice, RewardOutputConfig};
 use crate::config::{FramesKept, RigConfig, load_text};
 use crate::engine::{
     Clock, Command, CommandOutcome, DeviceReport, Driver, Engine, Flags, FrameItem, HostClock, LimitTime, Realtime,
-    RealtimeSettings, ServiceEnds, StreamShape, ValuesSlot, report_of, rings, schedule_this_thread,
+    RealtimeSettings, ServiceEnds, StreamShape, ThreadEnds, ValuesSlot, Waker, report_of, rings, schedule_this_thread,
 };
 use crate::frame::{FrameMeta, FrameSlot};
 use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name, with_images};
@@ -48,7 +48,9 @@ pub(super) struct Session {
     outputs: Vec<String>,
     commands: Mutex<Producer<(u64, Command)>>,
     flags: Arc<Flags>,
-    realtime: Thread,
+    waker: Waker,
+    /// Name of the services that take its frames in shared memory; empty where they come otherwise.
+    shared_memory: String,
     feed: Mutex<Option<FrameFeed>>,
     feed_returned: Notify,
     live: Arc<Live>,
@@ -131,19 +133,13 @@ impl Session {
         let keeps_pixels = config.record.frames != FramesKept::None;
         // Slots whose pixels wait for the disk come on top of those that wait for the engine.
         let slots = (config.engine.queue_frames + if keeps_pixels { config.record.frames_queue } else { 0 }) as usize;
-        let (thread_ends, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), slots);
+        let (mut thread_ends, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), slots);
         let ServiceEnds { frames, commands, replies, publisher, flags } = ends;
-        let (free_frames, free) = mpsc::channel(slots + 1);
-        for _ in 0..slots {
-            // The channel was made for this many.
-            let _ = free_frames.try_send(new_slot(&shape));
-        }
-        let give_back = free_frames.clone();
+        let Filled { free, slots, waker, shared_memory } = fill(&shape, &directory.head, slots, &mut thread_ends)?;
+        let give_back = Arc::clone(&slots.give_back);
         let patient = mode == RigMode::Replay;
         let pixels = directory
-            .open_pixels(&config, engine.roi_boxes(), patient, move |slot| {
-                let _ = give_back.try_send(slot);
-            })
+            .open_pixels(&config, engine.roi_boxes(), patient, move |slot| give_back(slot))
             .map_err(refused)?;
         let SessionDirectory { session_id, path, head, writer } = directory;
         let settings = settings(&config, &head, mode);
@@ -168,7 +164,7 @@ impl Session {
             RigMode::Replay => driver,
         };
         let files = Files { writer, pixels, stall_ns: u64::from(config.record.stall_event_ms) * 1_000_000, patient };
-        let publisher = Publisher::new(publisher, Arc::clone(&live), files, free_frames, Arc::clone(&flags));
+        let publisher = Publisher::new(publisher, Arc::clone(&live), files, slots, Arc::clone(&flags));
         let publisher = spawn("apical-publish", move || publisher.run())?;
         let mut thread = Realtime::new(driver, thread_ends, settings, publisher.thread().clone());
         let continuation = match beginning {
@@ -190,11 +186,14 @@ impl Session {
         })?;
         // A thread that ended says nothing; the session then ends by itself.
         let _ = asked.recv();
-        let thread = realtime.thread().clone();
+        let waker = waker.unwrap_or_else(|| {
+            let thread = realtime.thread().clone();
+            Waker::new(move || thread.unpark())
+        });
         let stop_reader = Arc::new(AtomicBool::new(false));
         let reader = match reader {
             None => None,
-            Some(reader) => Some(spawn_reader(reader, replies, thread.clone(), Arc::clone(&stop_reader))?),
+            Some(reader) => Some(spawn_reader(reader, replies, waker.clone(), Arc::clone(&stop_reader))?),
         };
         Ok(Arc::new(Self {
             id: session_id,
@@ -205,7 +204,8 @@ impl Session {
             outputs,
             commands: Mutex::new(commands),
             flags,
-            realtime: thread,
+            waker,
+            shared_memory,
             feed: Mutex::new(Some(FrameFeed { frames, free, held: None, last_index: None })),
             feed_returned: Notify::new(),
             live,
@@ -250,9 +250,14 @@ impl Session {
         self.ended.load(Ordering::Acquire)
     }
 
-    /// The thread to wake after a frame was handed over.
-    pub fn realtime(&self) -> &Thread {
-        &self.realtime
+    /// Wakes the real-time thread, after a frame was handed over.
+    pub fn wake(&self) {
+        self.waker.wake();
+    }
+
+    /// Name of the services that take its frames in shared memory; empty where they come otherwise.
+    pub fn shared_memory(&self) -> &str {
+        &self.shared_memory
     }
 
     /// The whole state as it stands.
@@ -362,7 +367,7 @@ impl Session {
                 Status::resource_exhausted("too many commands wait for the real-time thread; send them one by one")
             })?;
         }
-        self.realtime.unpark();
+        self.waker.wake();
         tokio::select! {
             biased;
             step = answered => step.map_err(|_| over()),
@@ -378,7 +383,7 @@ impl Session {
         let Some(threads) = threads else { return };
         self.live.stop();
         self.flags.shutdown.store(true, Ordering::Release);
-        self.realtime.unpark();
+        self.waker.wake();
         let session = Arc::clone(self);
         let finished = tokio::task::spawn_blocking(move || {
             let joined = [threads.realtime.join(), threads.publisher.join()];
@@ -406,7 +411,7 @@ impl Session {
 fn spawn_reader(
     reader: SerialReader,
     mut replies: Producer<DeviceReport>,
-    wake: Thread,
+    waker: Waker,
     stop: Arc<AtomicBool>,
 ) -> Result<JoinHandle<()>, Status> {
     spawn("apical-device", move || {
@@ -415,7 +420,7 @@ fn spawn_reader(
                 if let Some(report) = report_of(&event) {
                     // A full ring means that the thread is gone or flooded; the timeout will say `unknown`.
                     let _ = replies.push(report);
-                    wake.unpark();
+                    waker.wake();
                 }
             },
             &stop,
@@ -427,6 +432,69 @@ fn spawn_reader(
 fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, Status> {
     let builder = std::thread::Builder::new().name(name.to_owned());
     builder.spawn(run).map_err(|e| Status::resource_exhausted(format!("thread {name}: {e}")))
+}
+
+/// The slots of a session, in the hands of whoever fills them.
+struct Filled {
+    /// For a stream of gRPC; none where frames come through shared memory.
+    free: mpsc::Receiver<FrameItem>,
+    slots: Slots,
+    /// Wakes the real-time thread, where it does not park.
+    waker: Option<Waker>,
+    shared_memory: String,
+}
+
+/// Makes the slots, and the way on which frames come into them.
+fn fill(
+    shape: &StreamShape,
+    head: &v1::SessionHead,
+    slots: usize,
+    thread_ends: &mut ThreadEnds,
+) -> Result<Filled, Status> {
+    let (free_frames, free) = mpsc::channel(slots + 1);
+    if let Some(v1::session_head::Stream::Pixels(v1::StreamHeader { shared_memory: true, .. })) = head.stream {
+        return shared_slots(shape, head, slots, thread_ends, free);
+    }
+    for _ in 0..slots {
+        // The channel was made for this many.
+        let _ = free_frames.try_send(new_slot(shape));
+    }
+    let give_back = Arc::new(move |slot| {
+        let _ = free_frames.try_send(slot);
+    });
+    Ok(Filled { free, slots: Slots { give_back, refusals: None }, waker: None, shared_memory: String::new() })
+}
+
+/// Slots whose frames stay where their producer writes them.
+#[cfg(feature = "shm")]
+fn shared_slots(
+    shape: &StreamShape,
+    head: &v1::SessionHead,
+    slots: usize,
+    thread_ends: &mut ThreadEnds,
+    free: mpsc::Receiver<FrameItem>,
+) -> Result<Filled, Status> {
+    let StreamShape::Pixels { geometry, pixel_type, .. } = shape else {
+        return Err(Status::invalid_argument("header.shared_memory: expected a stream of pixels"));
+    };
+    // No other's, whatever a killed service left behind.
+    let name = format!("apical/{}/{}/{}", head.session_id, head.segment, crate::journal::wall_ns());
+    let super::shared::Shared { port, waker, give_back, refusals } =
+        super::shared::open(&name, *geometry, *pixel_type, slots).map_err(refused)?;
+    thread_ends.take_from(port);
+    let slots = Slots { give_back, refusals: Some(refusals) };
+    Ok(Filled { free, slots, waker: Some(waker), shared_memory: name })
+}
+
+#[cfg(not(feature = "shm"))]
+fn shared_slots(
+    _: &StreamShape,
+    _: &v1::SessionHead,
+    _: usize,
+    _: &mut ThreadEnds,
+    _: mpsc::Receiver<FrameItem>,
+) -> Result<Filled, Status> {
+    Err(Status::unimplemented(crate::service::NO_SHARED_MEMORY))
 }
 
 fn new_slot(shape: &StreamShape) -> FrameItem {

@@ -11,6 +11,8 @@
 //! A growing file is polled: [`FrameRecording::poll`] gives a page when it is whole, and says that it waits when it is
 //! not. Nothing here sleeps or reads a clock; how long to wait is the caller's.
 //!
+//! With the Cargo feature `shm`, also frames in shared memory, from an adapter on the same machine (`shared`).
+//!
 //! Not here: sources that speak to a live microscope.
 
 use std::fs::File;
@@ -22,6 +24,8 @@ use crate::frame::{Geometry, PixelType};
 mod binary;
 pub mod npy;
 mod series;
+#[cfg(feature = "shm")]
+mod shared;
 pub mod synthetic;
 mod tiff;
 mod tiff_chain;
@@ -31,6 +35,8 @@ mod tiff_layout;
 mod tiff_scanimage;
 
 pub use npy::RoiRecording;
+#[cfg(feature = "shm")]
+pub use shared::{SharedError, SharedLoan, SharedReceiver, SharedSender, SharedWaker};
 pub use synthetic::SyntheticSource;
 
 use binary::BinaryRecording;

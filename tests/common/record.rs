@@ -81,13 +81,7 @@ impl Recording {
     fn keep(&mut self, slot: &FrameSlot, input_seq: u64, moved_px: (f64, f64)) {
         let Some(pixels) = &mut self.pixels else { return };
         while self.free.try_recv().is_ok() {}
-        let copy = FrameSlot {
-            meta: slot.meta,
-            geometry: slot.geometry,
-            pixel_type: slot.pixel_type,
-            samples: slot.samples.clone(),
-        };
-        pixels.push(UsedFrame { item: FrameItem::Pixels(Box::new(copy)), input_seq, moved_px });
+        pixels.push(UsedFrame { item: FrameItem::Pixels(Box::new(slot.clone())), input_seq, moved_px });
     }
 
     fn snapshot(&mut self, driver: &mut Driver<ManualClock>) {

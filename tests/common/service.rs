@@ -94,6 +94,7 @@ impl Service {
 pub struct Stream {
     pub sender: mpsc::Sender<v1::IngestFramesRequest>,
     pub answers: Streaming<v1::IngestFramesResponse>,
+    pub accepted: v1::StreamAccepted,
 }
 
 impl Stream {
@@ -105,8 +106,10 @@ impl Stream {
         let mut client = IngestServiceClient::new(channel).max_encoding_message_size(64 << 20);
         let mut answers = client.ingest_frames(ReceiverStream::new(receiver)).await?.into_inner();
         let first = answers.message().await?.and_then(|m| m.message);
-        assert!(matches!(first, Some(ingest_frames_response::Message::Accepted(_))), "{first:?}");
-        Ok(Self { sender, answers })
+        let Some(ingest_frames_response::Message::Accepted(accepted)) = first else {
+            panic!("expected an acceptance, got {first:?}");
+        };
+        Ok(Self { sender, answers, accepted })
     }
 
     /// Sends a frame, and waits for its verdict.
@@ -151,7 +154,7 @@ pub fn frame(slot: &FrameSlot) -> v1::Frame {
     v1::Frame {
         index: slot.meta.index,
         device_ns: slot.meta.device_ns,
-        pixels: slot.samples.iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>().into(),
+        pixels: slot.samples().iter().flat_map(|s| s.to_le_bytes()).collect::<Vec<u8>>().into(),
         ..Default::default()
     }
 }

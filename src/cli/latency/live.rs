@@ -1,4 +1,4 @@
-//! Frames into a service, over a real socket: what an adapter, the service and the board do on a rig.
+//! Frames into a service, over a real socket or shared memory: what an adapter, the service and the board do on a rig.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use anyhow::{Context, bail};
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::super::client::{FrameStream, Operator, connect, open_stream};
+use super::super::client::{FrameStream, Opened, Operator, connect, open_stream};
 use super::super::play::PlayedHeader;
 use super::super::runtime;
 use super::feed::{Feed, RING_FRAMES};
@@ -23,8 +23,8 @@ use crate::service::{Listeners, Rig, RigMode, run as serve};
 /// How long the service may take for what it has.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Measures over the Unix socket where the configuration has one, else over TCP; the session's directory, and which
-/// frames count.
+/// Measures: frames come as the feed's header says, over the Unix socket where the configuration has one, else over
+/// TCP; the session's directory, and which frames count.
 pub(super) fn measure(
     config: &RigConfig,
     feed: &Feed,
@@ -69,8 +69,10 @@ async fn play(
     let mut operator = Operator::new(channel.clone(), "latency");
     operator.create(to_toml(config), Vec::new(), "latency".to_owned()).await?;
     operator.upload(&feed.rois).await?;
-    let (stream, _, mut acks) = open_stream(channel, PlayedHeader::Pixels(feed.header.clone())).await?;
+    let header = PlayedHeader::Pixels(feed.header.clone());
+    let Opened { stream, accepted, mut acks } = open_stream(channel, header).await?;
     let FrameStream::Pixels(sender) = stream else { bail!("the stream carries no pixels") };
+    let way = Way::open(&feed.header, &accepted, sender)?;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&acknowledged);
     let acks = tokio::spawn(async move {
@@ -80,7 +82,7 @@ async fn play(
         }
         anyhow::Ok(())
     });
-    let adapter = Adapter { ring: feed.ring.clone(), sender, next: 0 };
+    let adapter = Adapter { ring: feed.ring.clone(), way, next: 0 };
     let baseline = operator.start_baseline().await?;
     let (adapter, ()) = on_a_thread(adapter, 0, move |adapter| adapter.send(baseline)).await?;
     acknowledged_all(&acknowledged, baseline).await?;
@@ -127,22 +129,84 @@ async fn on_a_thread<T: Send + 'static>(
     finished.await.context("the adapter's thread panicked")?
 }
 
+/// How frames leave the adapter.
+enum Way {
+    /// In messages of the stream.
+    Messages(mpsc::Sender<v1::IngestFramesRequest>),
+    /// Through memory that the service reads.
+    #[cfg(feature = "shm")]
+    Shared(Box<SharedWay>),
+}
+
+/// Shared memory, and what its frames are like.
+#[cfg(feature = "shm")]
+struct SharedWay {
+    memory: crate::source::SharedSender,
+    pixel_type: crate::frame::PixelType,
+    inverted: bool,
+    /// Acknowledgements come as long as the stream is open.
+    _stream: mpsc::Sender<v1::IngestFramesRequest>,
+}
+
+impl Way {
+    #[cfg(feature = "shm")]
+    fn open(
+        header: &v1::StreamHeader,
+        accepted: &v1::StreamAccepted,
+        stream: mpsc::Sender<v1::IngestFramesRequest>,
+    ) -> anyhow::Result<Self> {
+        if !header.shared_memory {
+            return Ok(Way::Messages(stream));
+        }
+        let crate::engine::StreamShape::Pixels { pixel_type, geometry, .. } = crate::journal::shape_of_header(header)
+        else {
+            bail!("the stream carries no pixels")
+        };
+        let memory = crate::source::SharedSender::connect(&accepted.shared_memory, geometry.count(), true)?;
+        Ok(Way::Shared(Box::new(SharedWay { memory, pixel_type, inverted: header.inverted, _stream: stream })))
+    }
+
+    #[cfg(not(feature = "shm"))]
+    fn open(
+        _: &v1::StreamHeader,
+        _: &v1::StreamAccepted,
+        stream: mpsc::Sender<v1::IngestFramesRequest>,
+    ) -> anyhow::Result<Self> {
+        Ok(Way::Messages(stream))
+    }
+}
+
 /// Hands frames over.
 struct Adapter {
     ring: Vec<bytes::Bytes>,
-    sender: mpsc::Sender<v1::IngestFramesRequest>,
+    way: Way,
     next: u64,
 }
 
 impl Adapter {
     /// The next frame; its own time is when it is handed over.
     fn frame(&mut self) -> anyhow::Result<()> {
-        let pixels = self.ring[(self.next % self.ring.len() as u64) as usize].clone();
-        let frame = v1::Frame { index: self.next, device_ns: HostClock.now_ns(), pixels, ..v1::Frame::default() };
+        let pixels = &self.ring[(self.next % self.ring.len() as u64) as usize];
+        let index = self.next;
         self.next += 1;
-        let message = Some(v1::ingest_frames_request::Message::Frame(frame));
-        let sent = self.sender.blocking_send(v1::IngestFramesRequest { message });
-        sent.ok().context("the service ended the stream")
+        match &self.way {
+            Way::Messages(sender) => {
+                let device_ns = HostClock.now_ns();
+                let frame = v1::Frame { index, device_ns, pixels: pixels.clone(), ..v1::Frame::default() };
+                let message = Some(v1::ingest_frames_request::Message::Frame(frame));
+                let sent = sender.blocking_send(v1::IngestFramesRequest { message });
+                sent.ok().context("the service ended the stream")
+            }
+            #[cfg(feature = "shm")]
+            Way::Shared(way) => {
+                let mut loan = way.memory.loan()?;
+                // A microscope's adapter writes lines as they come: the frame is there before it is handed over.
+                loan.fill(pixels, way.pixel_type, way.inverted)?;
+                let device_ns = HostClock.now_ns();
+                let meta = crate::frame::FrameMeta { index, device_ns, ..crate::frame::FrameMeta::default() };
+                loan.publish(&meta, device_ns).context("the service takes no frames")
+            }
+        }
     }
 
     fn send(&mut self, frames: u64) -> anyhow::Result<()> {

@@ -56,6 +56,8 @@ enum Transport {
     Grpc,
     /// gRPC over a Unix socket.
     Uds,
+    /// Shared memory; acknowledgements by gRPC. Needs a build with `--features shm`.
+    Shm,
 }
 
 impl Transport {
@@ -64,6 +66,7 @@ impl Transport {
             Transport::Inprocess => "inprocess",
             Transport::Grpc => "grpc",
             Transport::Uds => "uds",
+            Transport::Shm => "shm",
         }
     }
 }
@@ -102,19 +105,22 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
     let pace = parse_fps(&args.fps)?;
     ensure!(args.seconds > 0.0 && args.seconds <= 86_400.0, "--seconds {}: expected above 0, to 86400", args.seconds);
     ensure!((2..=100_000).contains(&args.rois), "--rois {}: expected 2 to 100000", args.rois);
-    ensure!(!(args.load && args.transport == Transport::Inprocess), "--load: expected --transport grpc or uds");
+    ensure!(!(args.load && args.transport == Transport::Inprocess), "--load: expected a transport into a service");
+    let shares_memory = args.transport == Transport::Shm;
+    ensure!(!shares_memory || cfg!(feature = "shm"), "--transport shm: {}", crate::service::NO_SHARED_MEMORY);
     let folder = Scratch::new()?;
     let priority = args.source.load(&[])?.engine.realtime_priority;
     let far_end = FarEnd::start(priority)?;
     let config = configuration(args, geometry, &folder, &far_end)?;
-    let feed = Feed::new(&config, geometry, args.rois, pace.unwrap_or(STATED_RATE_HZ))?;
+    let mut feed = Feed::new(&config, geometry, args.rois, pace.unwrap_or(STATED_RATE_HZ))?;
+    feed.header.shared_memory = shares_memory;
     let measured = match args.transport {
         Transport::Inprocess => {
             let (session, window, settings) = in_process::measure(&config, &feed, args.seconds, pace)?;
             let measured = Measured::of_session(&session, window, &far_end.seen(), feed.floor_ns)?;
             Measured { thread_settings: settings, ..measured }
         }
-        Transport::Grpc | Transport::Uds => {
+        _ => {
             let (session, window) = live::measure(&config, &feed, args.seconds, pace, args.load)?;
             Measured::of_session(&session, window, &far_end.seen(), feed.floor_ns)?
         }
@@ -180,7 +186,7 @@ fn configuration(
     let (plus, minus) = ids.split_at(ids.len().div_ceil(2));
     let socket = match args.transport {
         Transport::Uds => folder.0.join("apical.sock"),
-        Transport::Inprocess | Transport::Grpc => PathBuf::new(),
+        _ => PathBuf::new(),
     };
     let mut set = vec![
         format!("synthetic.anatomy.cells={}", (geometry.count() / CELL_PX).clamp(CELLS.0, CELLS.1)),
