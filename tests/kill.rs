@@ -49,7 +49,7 @@ async fn live(
     if let Some(rois) = rois {
         operator.create(rois).await;
     }
-    let Stream { sender, mut answers } = Stream::open(channel, header()).await.expect("accepted");
+    let Stream { sender, mut answers, .. } = Stream::open(channel, header()).await.expect("accepted");
     let state = operator.control.get_state(v1::GetStateRequest {}).await.expect("a state").into_inner();
     let baselines_wanted = state.calibration.is_none();
     let listen = tokio::spawn(async move {

@@ -29,6 +29,9 @@ const COMMANDS: usize = 64;
 const REPLIES: usize = 256;
 /// How often the board hears that the host lives, in nanoseconds.
 pub const HEARTBEAT_NS: u64 = 100_000_000;
+/// Of the time between two frames, spins take at most three times this part: a thread with a priority that never rests
+/// is held up by the system.
+const SPIN_SHARE: u64 = 10;
 
 /// ROI values of one frame, in a slot of their own.
 #[derive(Debug)]
@@ -474,7 +477,8 @@ impl<C: Clock> Realtime<C> {
     }
 
     fn wait(&mut self) {
-        let spin_ns = self.settings.spin_ns;
+        // Without frames nothing is worth a processor, and with them a small part of one is.
+        let spin_ns = if self.silent { 0 } else { self.settings.spin_ns.min(self.arrival.1 / SPIN_SHARE) };
         let start = self.driver.clock().now_ns();
         if self.spin_until(start + spin_ns) {
             return;

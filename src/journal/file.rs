@@ -17,6 +17,7 @@ use mcap::write::NoSeek;
 use mcap::{Compression, WriteOptions, Writer};
 use prost::Message;
 
+use super::file_end::{self, Topic};
 use super::seal::{SEAL_OPCODE, Seal};
 use crate::config::SyncPolicy;
 use crate::engine::{Clock, HostClock};
@@ -24,6 +25,11 @@ use crate::proto::v1;
 
 /// Messages wait in memory for at most this many bytes before they become a chunk.
 const CHUNK_BYTES: usize = 1 << 20;
+/// What stands before a message in its chunk.
+const MESSAGE_HEAD_BYTES: usize = 31;
+/// The MCAP writer keeps the index of every chunk that it has written: after so many a new one takes its place. What a
+/// reader needs of the indexes is made from the file when it ends.
+const WRITER_CHUNKS: u32 = 1_024;
 /// Bytes that may wait for a disk that takes none, before messages are refused.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 
@@ -75,12 +81,18 @@ pub(super) struct SealedFile {
     policy: SyncPolicy,
     memory: Memory,
     writer: Writer<NoSeek<Memory>>,
-    channels: Vec<u16>,
+    /// Chunks that it has ended.
+    writer_chunks: u32,
+    topics: Vec<(&'static str, Schema)>,
+    /// Channel and schema of each topic.
+    channels: Vec<(u16, u16)>,
     sequence: Vec<u32>,
     /// The message that is being written.
     message: Vec<u8>,
     /// Bytes of messages since the last chunk ended.
     in_chunk: usize,
+    /// Over every sealed block.
+    crc: crc32fast::Hasher,
     /// Where the block that grows now begins.
     block_start: u64,
     /// Bytes of the block that grows now that have left the MCAP writer.
@@ -96,33 +108,26 @@ impl SealedFile {
     /// them, to the disk.
     pub fn create(
         path: &Path,
-        topics: &[(&str, Schema)],
+        topics: &[(&'static str, Schema)],
         policy: SyncPolicy,
         head: &v1::SessionHead,
     ) -> io::Result<Self> {
         let file = File::options().write(true).create_new(true).open(path)?;
         let memory = Memory::default();
-        let options = WriteOptions::new()
-            .compression(Some(Compression::Lz4))
-            .chunk_size(None)
-            .disable_seeking(true)
-            .profile("apical");
-        let mut writer = options.create(NoSeek::new(memory.clone())).map_err(error)?;
-        let mut channels = Vec::with_capacity(topics.len());
-        for (topic, schema) in topics {
-            let schema = writer.add_schema(schema.name, "protobuf", schema.descriptors).map_err(error)?;
-            channels.push(writer.add_channel(schema, topic, "protobuf", &BTreeMap::new()).map_err(error)?);
-        }
+        let (writer, channels) = writer_to(&memory, topics)?;
         let mut created = Self {
             path: path.to_owned(),
             file,
             policy,
             memory,
             writer,
+            writer_chunks: 0,
+            topics: topics.to_vec(),
             sequence: vec![0; channels.len()],
             channels,
             message: Vec::new(),
             in_chunk: 0,
+            crc: crc32fast::Hasher::new(),
             block_start: 0,
             block: Vec::new(),
             waiting: Vec::new(),
@@ -152,13 +157,26 @@ impl SealedFile {
         publish_time: u64,
         message: &impl Message,
     ) -> io::Result<()> {
+        if self.in_chunk == 0 && self.writer_chunks >= WRITER_CHUNKS {
+            self.renew_writer()?;
+        }
         self.message.clear();
         message.encode(&mut self.message).map_err(io::Error::other)?;
         let sequence = self.sequence[topic];
-        let header = MessageHeader { channel_id: self.channels[topic], sequence, log_time, publish_time };
+        let header = MessageHeader { channel_id: self.channels[topic].0, sequence, log_time, publish_time };
         self.writer.write_to_known_channel(&header, &self.message).map_err(error)?;
         self.sequence[topic] = sequence.wrapping_add(1);
-        self.in_chunk += self.message.len();
+        self.in_chunk += self.message.len() + MESSAGE_HEAD_BYTES;
+        Ok(())
+    }
+
+    /// A new MCAP writer, with nothing in memory; its first chunk begins.
+    fn renew_writer(&mut self) -> io::Result<()> {
+        let fresh = Memory::default();
+        let (writer, channels) = writer_to(&fresh, &self.topics)?;
+        // The file has its head already.
+        fresh.take();
+        (self.writer, self.channels, self.memory, self.writer_chunks) = (writer, channels, fresh, 0);
         Ok(())
     }
 
@@ -174,6 +192,7 @@ impl SealedFile {
         self.writer.flush().map_err(error)?;
         self.in_chunk = 0;
         self.block.append(&mut self.memory.take());
+        self.writer_chunks += 1;
         Ok(())
     }
 
@@ -188,6 +207,7 @@ impl SealedFile {
         self.writer.write_private_record(SEAL_OPCODE, &seal.encode(), Default::default()).map_err(error)?;
         self.block.append(&mut self.memory.take());
         self.block_start += self.block.len() as u64;
+        self.crc.update(&self.block);
         self.waiting.append(&mut self.block);
         Ok(())
     }
@@ -216,13 +236,41 @@ impl SealedFile {
     /// Seals, ends the MCAP file with its summary, and brings it to the disk.
     pub fn finish(&mut self, last_input_seq: Option<u64>) -> io::Result<()> {
         self.seal(last_input_seq)?;
-        self.writer.finish().map_err(error)?;
-        self.waiting.append(&mut self.memory.take());
         self.sync()?;
-        // What a failed write left behind the end, should there have been one.
-        self.file.set_len(self.written)?;
-        self.file.sync_all()
+        let topics = self.topics.iter().zip(&self.channels).map(|(&(topic, schema), &(channel_id, schema_id))| Topic {
+            channel_id,
+            topic,
+            schema_id,
+            schema_name: schema.name,
+            descriptors: schema.descriptors,
+        });
+        let topics: Vec<Topic<'_>> = topics.collect();
+        let ended = file_end::write(&self.path, &mut self.file, (self.written, self.crc.clone().finalize()), &topics);
+        // What a failed write left behind the end, this one or one before it.
+        self.file.set_len(*ended.as_ref().unwrap_or(&self.written))?;
+        self.file.sync_all()?;
+        ended.map(|_| ())
     }
+}
+
+/// An MCAP writer to memory, with a channel for each topic, and the channels with their schemas.
+fn writer_to(
+    memory: &Memory,
+    topics: &[(&'static str, Schema)],
+) -> io::Result<(Writer<NoSeek<Memory>>, Vec<(u16, u16)>)> {
+    let options = WriteOptions::new()
+        .compression(Some(Compression::Lz4))
+        .chunk_size(None)
+        .disable_seeking(true)
+        .profile("apical");
+    let mut writer = options.create(NoSeek::new(memory.clone())).map_err(error)?;
+    let mut channels = Vec::with_capacity(topics.len());
+    for (topic, schema) in topics {
+        let schema = writer.add_schema(schema.name, "protobuf", schema.descriptors).map_err(error)?;
+        let channel = writer.add_channel(schema, topic, "protobuf", &BTreeMap::new()).map_err(error)?;
+        channels.push((channel, schema));
+    }
+    Ok((writer, channels))
 }
 
 /// The loop of a thread that writes such a file: every item to `step`, and `None` when it is time to commit, at most

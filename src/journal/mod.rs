@@ -19,6 +19,7 @@ pub mod diff;
 mod directory;
 #[allow(clippy::disallowed_types, reason = "the buffer between the MCAP writer and its file; one thread has both ends")]
 mod file;
+mod file_end;
 mod images;
 pub mod inspect;
 mod kept_pixels;

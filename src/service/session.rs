@@ -522,7 +522,7 @@ fn settings(config: &RigConfig, head: &v1::SessionHead, mode: RigMode) -> Realti
     RealtimeSettings {
         overload: config.engine.overload,
         gap_ns,
-        spin_ns: u64::from(config.engine.spin_us) * 1_000,
+        spin_ns: config.engine.spin_ns(),
         snapshot_frames: (f64::from(config.engine.snapshot_interval_s) * rate_hz) as u64,
     }
 }

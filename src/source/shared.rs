@@ -3,13 +3,15 @@
 //!
 //! In, at the producer's end ([`SharedSender`]): a frame's samples, written into memory that both ends map. Out, at the
 //! service's end ([`SharedReceiver`]): a [`SharedFrame`] that reads them there. Two iceoryx2 services bear one name: one
-//! of publish and subscribe for the frames (`[u16]` with [`SharedFrameHeader`]), and an event by which the producer
-//! wakes the service. The memory can be read and written by the user alone who runs both.
+//! of publish and subscribe for the frames (`[u16]` with [`SharedFrameHeader`]), and an event that wakes the service.
+//! The memory can be read and written by the user alone who runs both.
 //!
 //! The service tells the name when a stream's header asks for shared memory (`StreamAccepted.shared_memory`).
 #![allow(unsafe_code, reason = "shared memory is taken as written, which any bits in it are")]
 
 use std::mem::MaybeUninit;
+#[cfg(target_os = "linux")]
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -20,7 +22,7 @@ use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
 use iceoryx2::port::{BackpressureAction, BackpressureInfo};
-use iceoryx2::prelude::{BackpressureStrategy, SignalHandlingMode};
+use iceoryx2::prelude::{BackpressureStrategy, FileDescriptorBased, SignalHandlingMode};
 use iceoryx2::sample_mut_uninit::SampleMutUninit;
 use iceoryx2::service::port_factory::{event, publish_subscribe};
 
@@ -170,9 +172,24 @@ impl SharedReceiver {
 
     /// Waits until somebody wakes it, at most for `timeout`.
     pub fn wait(&self, timeout: Duration) {
-        if self.listener.timed_wait(|_| {}, timeout).is_err() {
-            std::thread::sleep(timeout.min(Duration::from_millis(1)));
-        }
+        self.poll(timeout);
+        let _ = self.listener.try_wait(|_| {});
+    }
+
+    /// iceoryx2's own timed wait counts in the kernel's ticks, some milliseconds each.
+    #[cfg(target_os = "linux")]
+    fn poll(&self, timeout: Duration) {
+        use rustix::event::{PollFd, PollFlags, Timespec, poll};
+        // SAFETY: the listener has it open for as long as it is borrowed here.
+        let line = unsafe { BorrowedFd::borrow_raw(self.listener.file_descriptor().native_handle()) };
+        let timeout = Timespec::try_from(timeout).ok();
+        // A signal ends it early, which costs a look.
+        let _ = poll(&mut [PollFd::from_borrowed_fd(line, PollFlags::IN)], timeout.as_ref());
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn poll(&self, timeout: Duration) {
+        let _ = self.listener.timed_wait(|_| {}, timeout);
     }
 }
 

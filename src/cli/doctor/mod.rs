@@ -94,7 +94,6 @@ fn examine(config: &RigConfig, time: Duration) -> Vec<Check> {
         system::clock_source(),
         system::isolated(config),
         system::memory_limit(config),
-        system::throttling(config),
         system::serial(config),
     ]);
     let rank = |check: &Check| match check.verdict {

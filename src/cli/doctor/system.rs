@@ -97,23 +97,6 @@ pub(super) fn memory_limit(config: &RigConfig) -> Check {
     }
 }
 
-/// Whether the kernel takes a spinning real-time thread off its processor.
-pub(super) fn throttling(config: &RigConfig) -> Check {
-    let (name, expected) = ("real-time throttling", "off (-1), where a thread with a priority spins");
-    let Some(found) = read("/proc/sys/kernel/sched_rt_runtime_us") else {
-        return Check::unknown(name, "the system does not tell", expected);
-    };
-    let period = read("/proc/sys/kernel/sched_rt_period_us").unwrap_or_default();
-    let check = Check::pass(name, format!("{found} us of {period} us"), expected);
-    let spins = config.engine.realtime_priority > 0 && config.engine.spin_us > 10_000;
-    if found == "-1" || !spins {
-        return check;
-    }
-    let advice = "engine.spin_us = 0: a thread with a priority wakes quickly without it; or sysctl \
-                  kernel.sched_rt_runtime_us=-1";
-    check.but(Verdict::Could, advice, 50_000.0)
-}
-
 /// How long the adapter of the serial line keeps what the board says.
 pub(super) fn serial(config: &RigConfig) -> Check {
     let (name, expected) = ("serial line", "the USB adapter's latency timer at 1 ms");

@@ -121,7 +121,8 @@ async fn on_a_thread<T: Send + 'static>(
     let (done, finished) = tokio::sync::oneshot::channel();
     std::thread::Builder::new().name("apical-adapter".into()).spawn(move || {
         if realtime_priority > 0 {
-            let _ = run_first(realtime_priority);
+            // Where both want a processor, the frame that is there comes before the next one.
+            let _ = run_first((realtime_priority - 1).max(1));
         }
         let outcome = act(&mut adapter).map(|done| (adapter, done));
         let _ = done.send(outcome);
