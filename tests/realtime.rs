@@ -190,7 +190,10 @@ fn latency_is_measured_over_every_transport() {
             assert!(n.as_u64().is_some_and(|n| n >= frames) && p50 > Some(0.0) && max >= p50, "{transport}: {found}");
             assert!(found[key]["p999"].is_null(), "too few frames to say");
         }
-        assert!(found["trigger_us"]["p50"].as_f64() >= found["written_us"]["p50"].as_f64(), "{transport}: {found}");
+        // The far end may have read the byte before the write to it returns.
+        for key in ["trigger_us", "written_us"] {
+            assert!(found[key]["p50"].as_f64() >= found["decided_us"]["p50"].as_f64(), "{transport}: {found}");
+        }
         for stage in ["receive", "register", "sample", "activity", "decode", "task", "trigger"] {
             assert!(found["stages_us"][stage]["p50"].as_f64() > Some(0.0), "{transport}, {stage}: {found}");
         }

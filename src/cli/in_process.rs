@@ -73,6 +73,7 @@ impl Recorder {
         let (give_back, free) = std::sync::mpsc::channel();
         let pixels = match shape_of_head(&directory.head) {
             StreamShape::Pixels { geometry, pixel_type, .. } => {
+                let geometry = engine.geometry().unwrap_or(geometry);
                 for _ in 0..=config.record.frames_queue {
                     let _ = give_back.send(FrameItem::Pixels(Box::new(FrameSlot::new(geometry, pixel_type))));
                 }
@@ -182,10 +183,11 @@ fn frames(run: &mut Run, shape: &StreamShape, driver: &mut InProcess, recorder: 
     command(driver, recorder, Command::StartBaseline)?;
     let inverted = run.config.stream.inverted;
     let mut pixels = match (shape, run.playable.header(run.rate_hz)) {
-        (StreamShape::Pixels { geometry, pixel_type, .. }, PlayedHeader::Pixels(header)) => Some((
-            FrameAssembly::new(*geometry, *pixel_type, inverted.unwrap_or(header.inverted)),
-            Box::new(FrameSlot::new(*geometry, *pixel_type)),
-        )),
+        (StreamShape::Pixels { geometry, pixel_type, .. }, PlayedHeader::Pixels(header)) => {
+            let decided = driver.engine().geometry().unwrap_or(*geometry);
+            let assembly = FrameAssembly::new(*geometry, *pixel_type, inverted.unwrap_or(header.inverted));
+            Some((assembly.of_upper_rows(decided.height_px), Box::new(FrameSlot::new(decided, *pixel_type))))
+        }
         _ => None,
     };
     let stream = run.config.stream.clone();

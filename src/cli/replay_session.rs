@@ -115,7 +115,7 @@ impl<'a> Again<'a> {
         let stream = stream_again(head).context("the session's head says nothing of its stream")?;
         let slot = match shape {
             StreamShape::Pixels { geometry, pixel_type, .. } if from_pixels => {
-                Some(Box::new(FrameSlot::new(geometry, pixel_type)))
+                Some(Box::new(FrameSlot::new(engine.geometry().unwrap_or(geometry), pixel_type)))
             }
             _ => None,
         };

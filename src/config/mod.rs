@@ -135,6 +135,20 @@ pub struct StreamConfig {
     pub channel: u32,
     /// Whether the microscope stores the largest value minus the brightness; absent: as the stream's header says.
     pub inverted: Option<bool>,
+    /// What a decision waits for: `frame`, or `last_needed_line`. Default `frame`.
+    pub decide: Decide,
+}
+
+/// What a decision waits for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Decide {
+    /// The whole frame.
+    #[default]
+    Frame,
+    /// The rows that masks and annuli may lie on at the largest shift, of a frame that comes in strips: it is decided
+    /// on, and its brain motion is found from, these rows alone, and what is below them is neither read nor kept.
+    LastNeededLine,
 }
 
 impl StreamConfig {
@@ -208,9 +222,9 @@ pub struct EngineConfig {
     /// byte is late, which is told and counted, and `apical doctor` asks whether this computer keeps it; 0: nothing.
     pub deadline_ms: f64,
     /// How long the thread spins before it parks, and from so long before the next frame is due until so long after,
-    /// 0 to 100,000 us; at most a tenth of the time between two frames. A thread that is awake when its frame comes has
-    /// it 50 to 200 us earlier than one that is woken. Absent: 300 with a `realtime_priority`, else 0, for spinning pays
-    /// only for a thread that nobody takes off its processor.
+    /// 0 to 100,000 us; at most a tenth of the time between two frames. A thread that is awake when its frame comes
+    /// has it 50 to 200 us earlier than one that is woken. Absent: 300 with a `realtime_priority`, else 0, for spinning
+    /// pays only for a thread that nobody takes off its processor.
     pub spin_us: Option<u32>,
     /// `SCHED_FIFO` priority of the thread, 1 to 98; 0: an ordinary thread. Refused without the right to it, which the
     /// session then says.

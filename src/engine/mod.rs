@@ -17,6 +17,7 @@ mod decision;
 mod driver;
 mod frames;
 mod input;
+mod lines;
 mod planes;
 mod realtime;
 mod scheduling;
@@ -39,6 +40,7 @@ pub use crate::config::Overload;
 
 use serde::{Deserialize, Serialize};
 
+use self::lines::needed_rows;
 use self::planes::{PixelPath, Volume};
 use crate::activity::Activity;
 use crate::config::RigConfig;
@@ -235,9 +237,12 @@ impl Engine {
     /// # Errors
     /// See [`EngineError`].
     pub fn new(config: &RigConfig, rois: &RoiSet, stream: &StreamShape, segment: u32) -> Result<Self, EngineError> {
-        let (pixels, roi_count) = match stream {
+        let mut stream = *stream;
+        let (pixels, roi_count) = match &mut stream {
             StreamShape::Pixels { geometry, .. } => {
-                let path = PixelPath::new(config, rois, *geometry)?;
+                let checked = PixelPath::set_for(rois, *geometry)?;
+                geometry.height_px = needed_rows(config, &checked, *geometry)?;
+                let path = PixelPath::new(config, &checked.of_upper_rows(geometry.height_px), *geometry)?;
                 (Some(path), rois.rois.len())
             }
             StreamShape::RoiValues { count } => (None, *count),
@@ -257,7 +262,7 @@ impl Engine {
             }
         };
         let settings = activity.settings();
-        let (offset, estimate_offset) = detector_offset(config, stream);
+        let (offset, estimate_offset) = detector_offset(config, &stream);
         activity.set_detector_offset(offset);
         let task_config = config.task.clone().unwrap_or_default();
         let segments = config.calibration.segments as usize;
@@ -265,7 +270,7 @@ impl Engine {
         let has_neuropil = pixels.is_some() && config.sample.neuropil_is_on();
         let volume = Volume::new(planes.len(), roi_count, has_neuropil);
         let mut engine = Self {
-            stream: *stream,
+            stream,
             planes,
             needed: 1,
             channel: config.stream.channel,
@@ -397,6 +402,12 @@ impl Engine {
         plane.sample(&slot.view(), (&sampled.registration, sampled.offset), sampled.odd_lines_px, blocks);
         let neuropil: &[f64] = if has_neuropil { &plane.samples.f_neuropil } else { &[] };
         Some((&plane.rois, &plane.samples.f, neuropil))
+    }
+
+    /// Rows and columns that a frame must have to be decided on: fewer rows than the stream's where a decision waits
+    /// for the last needed line. `None` without pixels.
+    pub fn geometry(&self) -> Option<Geometry> {
+        self.stream.geometry()
     }
 
     /// Plane by plane the box around each ROI's mask and annulus, as they were drawn, with the rows and columns to

@@ -5,6 +5,8 @@
 //! A volume that lacks a plane which is needed is a skipped frame. What a plane says of itself (its place on the
 //! reference image, its odd lines) stands as its last frame said it.
 
+use std::borrow::Cow;
+
 use serde::{Deserialize, Serialize};
 
 use super::{EngineError, HISTOGRAM_BINS, HISTOGRAM_STRIDE};
@@ -45,13 +47,21 @@ pub(super) struct PlanePath {
 }
 
 impl PixelPath {
-    pub fn new(config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<Self, EngineError> {
-        let nothing = RoiSet { geometry, templates: rois.templates.clone(), ..RoiSet::default() };
-        let rois = if rois.rois.is_empty() { &nothing } else { rois };
+    /// The set, which must have been drawn on frames of this size; without ROIs, what else is in it.
+    pub fn set_for(rois: &RoiSet, geometry: Geometry) -> Result<Cow<'_, RoiSet>, EngineError> {
+        if rois.rois.is_empty() {
+            let (templates, z_stack) = (rois.templates.clone(), rois.z_stack.clone());
+            return Ok(Cow::Owned(RoiSet { geometry, templates, z_stack, ..RoiSet::default() }));
+        }
         if rois.geometry != geometry {
             let (source_name, got) = (rois.source.clone(), rois.geometry);
             return Err(EngineError::Geometry { source_name, got, expected: geometry });
         }
+        Ok(Cow::Borrowed(rois))
+    }
+
+    /// For a set that [`PixelPath::set_for`] has given.
+    pub fn new(config: &RigConfig, rois: &RoiSet, geometry: Geometry) -> Result<Self, EngineError> {
         if let Some(wrong) = BlockGrid::too_close(&config.register, geometry) {
             return Err(EngineError::Blocks(wrong));
         }

@@ -76,7 +76,7 @@ impl FrameSlot {
         match &self.samples {
             Samples::Own(samples) => samples,
             #[cfg(feature = "shm")]
-            Samples::Shared(frame) => frame.samples(),
+            Samples::Shared(frame) => frame.samples().get(..self.geometry.count()).unwrap_or_default(),
         }
     }
 
@@ -89,7 +89,7 @@ impl FrameSlot {
         }
     }
 
-    /// Takes a frame of `geometry.count()` samples in, where it stays.
+    /// Takes a frame of `geometry.count()` samples or more in, where it stays.
     #[cfg(feature = "shm")]
     pub fn take_shared(&mut self, frame: SharedFrame) {
         self.meta = frame.meta();

@@ -127,6 +127,8 @@ pub struct FrameAssembly {
     geometry: Geometry,
     pixel_type: PixelType,
     inverted: bool,
+    /// Rows that are wanted, from the top.
+    needed_px: usize,
     rows_px: usize,
     /// Of the frame that is being put together.
     begun: FrameMeta,
@@ -135,7 +137,25 @@ pub struct FrameAssembly {
 impl FrameAssembly {
     /// For frames of this geometry and type; `inverted` undoes storage as "largest value minus brightness".
     pub fn new(geometry: Geometry, pixel_type: PixelType, inverted: bool) -> Self {
-        Self { geometry, pixel_type, inverted, rows_px: 0, begun: FrameMeta::default() }
+        let needed_px = geometry.height_px;
+        Self { geometry, pixel_type, inverted, needed_px, rows_px: 0, begun: FrameMeta::default() }
+    }
+
+    /// The same where only the upper `needed_px` rows are wanted: slots have so many, and what is below is checked and
+    /// left.
+    pub fn of_upper_rows(self, needed_px: usize) -> Self {
+        Self { needed_px: needed_px.min(self.geometry.height_px), ..self }
+    }
+
+    /// Whether every wanted row of the frame at hand has been given, and others are still to come.
+    fn has_given(&self) -> bool {
+        self.rows_px >= self.needed_px
+    }
+
+    /// Whether this is the frame that is being put together.
+    pub fn is_at(&self, frame: &FrameMeta) -> bool {
+        let FrameMeta { index, plane, channel, .. } = self.begun;
+        self.rows_px > 0 && (index, plane, channel) == (frame.index, frame.plane, frame.channel)
     }
 
     /// Rows of the frame that is being put together; 0 when none is.
@@ -150,16 +170,19 @@ impl FrameAssembly {
 
     /// The half-assembled frame when another one begins, if there is one, and its refusal.
     pub fn interrupted_by(&mut self, next: &FrameMeta) -> Option<(FrameMeta, FrameRefusal)> {
-        let FrameMeta { index, plane, channel, .. } = self.begun;
-        if self.rows_px == 0 || (index, plane, channel) == (next.index, next.plane, next.channel) {
+        if self.rows_px == 0 || self.is_at(next) {
             return None;
         }
-        let (rows, height, next) = (self.rows_px, self.geometry.height_px, next.index);
+        let (rows, height, next, index) = (self.rows_px, self.geometry.height_px, next.index, self.begun.index);
+        let given = self.has_given();
         self.rows_px = 0;
+        if given {
+            return None;
+        }
         Some((self.begun, FrameRefusal::Incomplete { index, rows, height, next }))
     }
 
-    /// Writes a strip into `slot`. `Ok(true)` when the frame is whole.
+    /// Writes a strip into `slot`. `Ok(true)` when the frame is whole, or every wanted row of it has come.
     ///
     /// # Errors
     /// A strip that is out of place or of the wrong length; the frame is then forgotten.
@@ -185,15 +208,21 @@ impl FrameAssembly {
             self.begun = strip.frame;
             slot.meta = strip.frame;
         }
-        let place = &mut slot.samples_mut()[offset * width..(offset + rows) * width];
-        canonical(payload, self.pixel_type, self.inverted, place);
-        self.rows_px = offset + rows;
-        if self.rows_px < height {
-            return Ok(false);
+        let had_given = offset > 0 && self.has_given();
+        let wanted = (offset + rows).min(self.needed_px).saturating_sub(offset) * width;
+        if wanted > 0 {
+            let place = &mut slot.samples_mut()[offset * width..offset * width + wanted];
+            canonical(&payload[..wanted * self.pixel_type.size_bytes()], self.pixel_type, self.inverted, place);
         }
-        slot.meta.received_host_ns = strip.frame.received_host_ns;
-        self.rows_px = 0;
-        Ok(true)
+        self.rows_px = offset + rows;
+        let gives = !had_given && self.has_given();
+        if gives {
+            slot.meta.received_host_ns = strip.frame.received_host_ns;
+        }
+        if self.rows_px == height {
+            self.rows_px = 0;
+        }
+        Ok(gives)
     }
 }
 
@@ -288,6 +317,30 @@ mod tests {
                 from = to;
             }
             prop_assert_eq!(whole.samples(), cut.samples());
+        }
+
+        #[test]
+        fn the_upper_rows_are_given_once_however_the_frame_is_cut(
+            pixels in proptest::collection::vec(any::<u8>(), 13 * 6),
+            cuts in proptest::collection::btree_set(1u32..13, 0..6),
+            needed in 1usize..=13,
+        ) {
+            let geometry = Geometry::new(13, 6);
+            let mut slot = FrameSlot::new(Geometry::new(needed, 6), PixelType::U8);
+            let mut assembly = FrameAssembly::new(geometry, PixelType::U8, false).of_upper_rows(needed);
+            for index in 0..2 {
+                let (mut from, mut given) = (0, Vec::new());
+                for to in cuts.iter().copied().chain([13]) {
+                    let bytes = &pixels[from as usize * 6..to as usize * 6];
+                    if assembly.add(&strip(index, from, to - from), bytes, &mut slot).unwrap() {
+                        given.push((from, to));
+                    }
+                    from = to;
+                }
+                prop_assert!(given.len() == 1 && (given[0].0 as usize) < needed && given[0].1 as usize >= needed);
+                let expected: Vec<u16> = pixels[..needed * 6].iter().map(|&v| u16::from(v)).collect();
+                prop_assert_eq!(slot.samples(), &expected[..]);
+            }
         }
     }
 }

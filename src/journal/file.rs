@@ -74,6 +74,9 @@ macro_rules! schema {
 }
 pub(super) use schema;
 
+/// Channel and schema of each topic.
+type Channels = Vec<(u16, u16)>;
+
 /// The file. Channels are numbered as the topics were given.
 pub(super) struct SealedFile {
     path: PathBuf,
@@ -84,8 +87,7 @@ pub(super) struct SealedFile {
     /// Chunks that it has ended.
     writer_chunks: u32,
     topics: Vec<(&'static str, Schema)>,
-    /// Channel and schema of each topic.
-    channels: Vec<(u16, u16)>,
+    channels: Channels,
     sequence: Vec<u32>,
     /// The message that is being written.
     message: Vec<u8>,
@@ -254,10 +256,7 @@ impl SealedFile {
 }
 
 /// An MCAP writer to memory, with a channel for each topic, and the channels with their schemas.
-fn writer_to(
-    memory: &Memory,
-    topics: &[(&'static str, Schema)],
-) -> io::Result<(Writer<NoSeek<Memory>>, Vec<(u16, u16)>)> {
+fn writer_to(memory: &Memory, topics: &[(&'static str, Schema)]) -> io::Result<(Writer<NoSeek<Memory>>, Channels)> {
     let options = WriteOptions::new()
         .compression(Some(Compression::Lz4))
         .chunk_size(None)

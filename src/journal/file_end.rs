@@ -1,10 +1,10 @@
 //! The end of an MCAP file: its summary, made from what the file holds.
 //!
-//! In: a file of chunks and the message indexes behind them, on the disk. Out: the `DataEnd` record, the summary section
-//! (schemas, channels, an index of every chunk, statistics), the footer, and the closing magic, as
-//! [the specification](https://mcap.dev/spec) has them. The writer of the `mcap` crate keeps the index of every chunk in
-//! memory until then, some tens of megabytes an hour; here the file itself is asked, one chunk after the other, so that
-//! a long session takes no more memory than a short one.
+//! In: a file of chunks and the message indexes behind them, on the disk. Out: the `DataEnd` record, the summary
+//! section (schemas, channels, an index of every chunk, statistics), the footer, and the closing magic, as
+//! [the specification](https://mcap.dev/spec) has them. The writer of the `mcap` crate keeps the index of every chunk
+//! in memory until then, some tens of megabytes an hour; here the file itself is asked, one chunk after the other, so
+//! that a long session takes no more memory than a short one.
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -118,14 +118,15 @@ pub fn verify(files: &SessionFiles, options: &VerifyOptions) -> Result<VerifyRep
         unfinished: super::texts(&files.unfinished()),
         ..VerifyReport::default()
     };
+    let engine = engine_with(&head, &options.set)?;
     let slot = match shape_of_head(&head) {
         StreamShape::Pixels { geometry, pixel_type, .. } if !options.without_pixels => {
-            Some(FrameSlot::new(geometry, pixel_type))
+            Some(FrameSlot::new(engine.geometry().unwrap_or(geometry), pixel_type))
         }
         _ => None,
     };
     let mut verifier = Verifier {
-        engine: engine_with(&head, &options.set)?,
+        engine,
         report,
         waiting: None,
         pixels: None,

@@ -59,13 +59,18 @@ pub struct Rigid {
 }
 
 impl Rigid {
-    /// A tracker for frames of `geometry`; allocates everything that it will need.
-    pub fn new(config: &RegisterConfig, geometry: Geometry) -> Self {
+    /// The largest shift that is looked for on frames of this size, rows and columns in pixels.
+    pub fn largest_shift_px(config: &RegisterConfig, geometry: Geometry) -> (usize, usize) {
         let fraction =
             if config.max_shift_fraction.is_finite() { config.max_shift_fraction.clamp(0.0, 0.25) } else { 0.15 };
-        let sigma = if config.sigma_px.is_finite() { config.sigma_px.clamp(0.5, 8.0) } else { 1.0 };
         let largest = |size: usize| ((size as f64 * fraction).floor() as usize).max(2);
-        let (max_y, max_x) = (largest(geometry.height_px), largest(geometry.width_px));
+        (largest(geometry.height_px), largest(geometry.width_px))
+    }
+
+    /// A tracker for frames of `geometry`; allocates everything that it will need.
+    pub fn new(config: &RegisterConfig, geometry: Geometry) -> Self {
+        let sigma = if config.sigma_px.is_finite() { config.sigma_px.clamp(0.5, 8.0) } else { 1.0 };
+        let (max_y, max_x) = Self::largest_shift_px(config, geometry);
         let margins = margins(geometry, max_y, max_x);
         let wide = Wide::new(geometry, max_y, max_x);
         let count = geometry.count();

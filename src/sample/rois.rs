@@ -246,6 +246,25 @@ impl RoiSet {
         set
     }
 
+    /// The same on frames that end below their first `rows_px` rows, as do those images that have the frames' size; the
+    /// masks must lie in these rows.
+    pub fn of_upper_rows(&self, rows_px: usize) -> RoiSet {
+        let (full, mut set) = (self.geometry, self.clone());
+        if rows_px >= full.height_px {
+            return set;
+        }
+        set.geometry.height_px = rows_px;
+        let (upper, count) = (set.geometry, set.geometry.count());
+        let templates = set.templates.iter_mut().map(|template| &mut template.image);
+        for image in set.reference.iter_mut().chain(templates).chain(&mut set.z_stack) {
+            if image.geometry == full {
+                image.geometry = upper;
+                image.values.truncate(count);
+            }
+        }
+        set
+    }
+
     /// Draws the reference from the masks when the file brought none.
     pub fn with_reference(mut self) -> RoiSet {
         if self.reference.is_none() {

@@ -281,7 +281,7 @@ impl PixelSource {
         };
         let inverted = stream.inverted.unwrap_or(header.inverted);
         Self {
-            assembly: FrameAssembly::new(geometry, pixel_type, inverted),
+            assembly: FrameAssembly::new(geometry, pixel_type, inverted).of_upper_rows(session.rows_px()),
             read: stream.plane.as_slice().iter().map(|&plane| (plane, last_index)).collect(),
             channel: stream.channel,
             planes: header.planes.max(1),
@@ -302,6 +302,7 @@ impl PixelSource {
         };
         if let Some(last) = *last_index
             && index <= last
+            && !self.assembly.is_at(&meta)
         {
             return Taken::Refused(meta, FrameRefusal::IndexNotRising { index, last });
         }

@@ -18,7 +18,7 @@ use crate::engine::{
     Clock, Command, CommandOutcome, DeviceReport, Driver, Engine, Flags, FrameItem, HostClock, LimitTime, Realtime,
     RealtimeSettings, ServiceEnds, StreamShape, ThreadEnds, ValuesSlot, Waker, report_of, rings, schedule_this_thread,
 };
-use crate::frame::{FrameMeta, FrameSlot};
+use crate::frame::{FrameMeta, FrameSlot, Geometry};
 use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name, with_images};
 use crate::proto::v1;
 use crate::sample::{RoiSet, rois_of};
@@ -49,6 +49,7 @@ pub(super) struct Session {
     commands: Mutex<Producer<(u64, Command)>>,
     flags: Arc<Flags>,
     waker: Waker,
+    rows_px: usize,
     /// Name of the services that take its frames in shared memory; empty where they come otherwise.
     shared_memory: String,
     feed: Mutex<Option<FrameFeed>>,
@@ -135,7 +136,9 @@ impl Session {
         let slots = (config.engine.queue_frames + if keeps_pixels { config.record.frames_queue } else { 0 }) as usize;
         let (mut thread_ends, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), slots);
         let ServiceEnds { frames, commands, replies, publisher, flags } = ends;
-        let Filled { free, slots, waker, shared_memory } = fill(&shape, &directory.head, slots, &mut thread_ends)?;
+        let rows_px = engine.geometry().map_or(0, |geometry| geometry.height_px);
+        let Filled { free, slots, waker, shared_memory } =
+            fill(&shape, rows_px, &directory.head, slots, &mut thread_ends)?;
         let give_back = Arc::clone(&slots.give_back);
         let patient = mode == RigMode::Replay;
         let pixels = directory
@@ -205,6 +208,7 @@ impl Session {
             commands: Mutex::new(commands),
             flags,
             waker,
+            rows_px,
             shared_memory,
             feed: Mutex::new(Some(FrameFeed { frames, free, held: None, last_index: None })),
             feed_returned: Notify::new(),
@@ -253,6 +257,11 @@ impl Session {
     /// Wakes the real-time thread, after a frame was handed over.
     pub fn wake(&self) {
         self.waker.wake();
+    }
+
+    /// Rows of a frame that it decides on, from the top; 0 without pixels.
+    pub fn rows_px(&self) -> usize {
+        self.rows_px
     }
 
     /// Name of the services that take its frames in shared memory; empty where they come otherwise.
@@ -447,17 +456,18 @@ struct Filled {
 /// Makes the slots, and the way on which frames come into them.
 fn fill(
     shape: &StreamShape,
+    rows_px: usize,
     head: &v1::SessionHead,
     slots: usize,
     thread_ends: &mut ThreadEnds,
 ) -> Result<Filled, Status> {
     let (free_frames, free) = mpsc::channel(slots + 1);
     if let Some(v1::session_head::Stream::Pixels(v1::StreamHeader { shared_memory: true, .. })) = head.stream {
-        return shared_slots(shape, head, slots, thread_ends, free);
+        return shared_slots(shape, rows_px, head, slots, thread_ends, free);
     }
     for _ in 0..slots {
         // The channel was made for this many.
-        let _ = free_frames.try_send(new_slot(shape));
+        let _ = free_frames.try_send(new_slot(shape, rows_px));
     }
     let give_back = Arc::new(move |slot| {
         let _ = free_frames.try_send(slot);
@@ -469,6 +479,7 @@ fn fill(
 #[cfg(feature = "shm")]
 fn shared_slots(
     shape: &StreamShape,
+    rows_px: usize,
     head: &v1::SessionHead,
     slots: usize,
     thread_ends: &mut ThreadEnds,
@@ -480,7 +491,7 @@ fn shared_slots(
     // No other's, whatever a killed service left behind.
     let name = format!("apical/{}/{}/{}", head.session_id, head.segment, crate::journal::wall_ns());
     let super::shared::Shared { port, waker, give_back, refusals } =
-        super::shared::open(&name, *geometry, *pixel_type, slots).map_err(refused)?;
+        super::shared::open(&name, *geometry, rows_px, *pixel_type, slots).map_err(refused)?;
     thread_ends.take_from(port);
     let slots = Slots { give_back, refusals: Some(refusals) };
     Ok(Filled { free, slots, waker: Some(waker), shared_memory: name })
@@ -489,6 +500,7 @@ fn shared_slots(
 #[cfg(not(feature = "shm"))]
 fn shared_slots(
     _: &StreamShape,
+    _: usize,
     _: &v1::SessionHead,
     _: usize,
     _: &mut ThreadEnds,
@@ -497,10 +509,11 @@ fn shared_slots(
     Err(Status::unimplemented(crate::service::NO_SHARED_MEMORY))
 }
 
-fn new_slot(shape: &StreamShape) -> FrameItem {
+fn new_slot(shape: &StreamShape, rows_px: usize) -> FrameItem {
     match shape {
         StreamShape::Pixels { geometry, pixel_type, .. } => {
-            FrameItem::Pixels(Box::new(FrameSlot::new(*geometry, *pixel_type)))
+            let geometry = Geometry::new(rows_px, geometry.width_px);
+            FrameItem::Pixels(Box::new(FrameSlot::new(geometry, *pixel_type)))
         }
         StreamShape::RoiValues { count } => {
             FrameItem::Values(Box::new(ValuesSlot { meta: FrameMeta::default(), f: vec![0.0; *count] }))

@@ -31,7 +31,9 @@ pub(super) struct Shared {
 
 struct Port {
     receiver: SharedReceiver,
+    /// Of a frame as it comes, and as it is decided on.
     geometry: Geometry,
+    decided: Geometry,
     pixel_type: PixelType,
     returned: Consumer<FrameItem>,
     #[allow(clippy::vec_box, reason = "the box itself circulates; unpacking it would free it on the real-time thread")]
@@ -41,19 +43,27 @@ struct Port {
     refusals: Producer<FrameRefusal>,
 }
 
-/// Makes the services of this name, with so many slots.
-pub(super) fn open(name: &str, geometry: Geometry, pixel_type: PixelType, slots: usize) -> Result<Shared, SharedError> {
+/// Makes the services of this name, with so many slots, of which each shows the upper `rows_px` rows of its frame.
+pub(super) fn open(
+    name: &str,
+    geometry: Geometry,
+    rows_px: usize,
+    pixel_type: PixelType,
+    slots: usize,
+) -> Result<Shared, SharedError> {
     let (receiver, waker) = SharedReceiver::create(name, slots)?;
     let waker = Waker::new(move || waker.wake());
     let (returning, returned) = RingBuffer::new(slots);
     let (refusing, refusals) = RingBuffer::new(REFUSALS);
     let starved = Arc::new(AtomicBool::new(false));
+    let decided = Geometry::new(rows_px, geometry.width_px);
     let port = Port {
         receiver,
         geometry,
+        decided,
         pixel_type,
         returned,
-        empty: (0..slots).map(|_| Box::new(FrameSlot::for_shared(geometry, pixel_type))).collect(),
+        empty: (0..slots).map(|_| Box::new(FrameSlot::for_shared(decided, pixel_type))).collect(),
         starved: Arc::clone(&starved),
         refusals: refusing,
     };
@@ -99,7 +109,7 @@ impl Port {
         let mut slot = self.empty.pop()?;
         slot.take_shared(frame);
         slot.meta = meta;
-        (slot.geometry, slot.pixel_type) = (self.geometry, self.pixel_type);
+        (slot.geometry, slot.pixel_type) = (self.decided, self.pixel_type);
         Some(FrameItem::Pixels(slot))
     }
 }

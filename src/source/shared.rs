@@ -2,9 +2,9 @@
 //! producer, decided on in place.
 //!
 //! In, at the producer's end ([`SharedSender`]): a frame's samples, written into memory that both ends map. Out, at the
-//! service's end ([`SharedReceiver`]): a [`SharedFrame`] that reads them there. Two iceoryx2 services bear one name: one
-//! of publish and subscribe for the frames (`[u16]` with [`SharedFrameHeader`]), and an event that wakes the service.
-//! The memory can be read and written by the user alone who runs both.
+//! service's end ([`SharedReceiver`]): a [`SharedFrame`] that reads them there. Two iceoryx2 services bear one name:
+//! one of publish and subscribe for the frames (`[u16]` with [`SharedFrameHeader`]), and an event that wakes the
+//! service. The memory can be read and written by the user alone who runs both.
 //!
 //! The service tells the name when a stream's header asks for shared memory (`StreamAccepted.shared_memory`).
 #![allow(unsafe_code, reason = "shared memory is taken as written, which any bits in it are")]

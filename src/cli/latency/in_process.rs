@@ -47,7 +47,8 @@ pub(super) fn measure(
     // What the board says is read, so that its line does not fill; nothing here waits for it.
     let reader = reader.map(|reader| std::thread::spawn(move || reader.run(|_| {}, &stop_reader)));
     let settings = schedule_this_thread(&config.engine);
-    let mut bench = Bench { driver, recorder, ring: slots(config, feed)?, next: 0, last_heartbeat_ns: 0 };
+    let rows_px = driver.engine().geometry().map_or(0, |geometry| geometry.height_px);
+    let mut bench = Bench { driver, recorder, ring: slots(config, feed, rows_px)?, next: 0, last_heartbeat_ns: 0 };
     bench.warm_up()?;
     let window = Window::run(bench.next, seconds, pace, || {
         bench.frame();
@@ -60,13 +61,14 @@ pub(super) fn measure(
     Ok((path, window, settings.iter().map(ToString::to_string).collect()))
 }
 
-fn slots(config: &RigConfig, feed: &Feed) -> anyhow::Result<Vec<FrameSlot>> {
+fn slots(config: &RigConfig, feed: &Feed, rows_px: usize) -> anyhow::Result<Vec<FrameSlot>> {
     let geometry = crate::frame::Geometry::new(feed.header.height_px as usize, feed.header.width_px as usize);
+    let decided = crate::frame::Geometry::new(rows_px, geometry.width_px);
     let pixel_type = crate::frame::PixelType::U16;
-    let mut assembly = FrameAssembly::new(geometry, pixel_type, config.synthetic.inverted);
+    let mut assembly = FrameAssembly::new(geometry, pixel_type, config.synthetic.inverted).of_upper_rows(rows_px);
     let mut ring = Vec::with_capacity(feed.ring.len());
     for (index, bytes) in (0..).zip(&feed.ring) {
-        let mut slot = FrameSlot::new(geometry, pixel_type);
+        let mut slot = FrameSlot::new(decided, pixel_type);
         let frame = FrameMeta { index, ..FrameMeta::default() };
         assembly.add(&StripMeta::whole(frame), bytes, &mut slot)?;
         ring.push(slot);

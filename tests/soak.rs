@@ -1,0 +1,163 @@
+//! A million frames through the whole service with everything on: all decided, none lost, memory flat, the tail of the
+//! latency as it was in the beginning. Twenty minutes:
+//!
+//! ```text
+//! cargo test --release --test soak -- --ignored --nocapture
+//! ```
+//!
+//! `APICAL_SOAK_FRAMES` sets another number of frames.
+#![cfg(target_os = "linux")]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use apical::engine::{Clock, HostClock};
+use apical::proto::v1::activity_service_client::ActivityServiceClient;
+use apical::proto::v1::events_service_client::EventsServiceClient;
+use apical::proto::v1::feedback_service_client::FeedbackServiceClient;
+use apical::proto::v1::{self, FrameVerdict, ingest_frames_request, ingest_frames_response};
+use common::service::{Service, frame, header};
+use common::{BASELINE_FRAMES, config, frames};
+use hdrhistogram::Histogram;
+use tokio_stream::StreamExt;
+
+/// Frames that circulate.
+const DISTINCT: u64 = 900;
+const MINUTE_NS: u64 = 60_000_000_000;
+/// Frames that may be under way.
+const UNDER_WAY: u64 = 16;
+
+/// Resident memory of this process, in bytes: the service, its clients, and the frames.
+fn resident_bytes() -> u64 {
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux tells");
+    text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4_096
+}
+
+/// What one minute looked like.
+struct Minute {
+    frames: u64,
+    resident_bytes: u64,
+    delay_ns: Histogram<u64>,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "twenty minutes"]
+async fn soak() {
+    let count: u64 = std::env::var("APICAL_SOAK_FRAMES").map_or(1_000_000, |n| n.parse().expect("a number"));
+    let set = ["engine.overload=every", "engine.gap_periods=0", "record.frames=rois", "activity.deconvolution=ar1"];
+    let limits = ["limits.max_pulses_per_session=100000", "limits.max_on_ms_per_session=10000000.0"];
+    let config = config(&[&set[..], &limits[..]].concat());
+    let (rois, slots) = frames(&config, DISTINCT);
+    let messages: Vec<v1::Frame> = slots.iter().map(frame).collect();
+    drop(slots);
+    let mut service = Service::start(config).await;
+    let mut stream = service.open(&rois, header()).await;
+    let received = [const { AtomicU64::new(0) }; 3].map(Arc::new);
+    subscribe(&service, &received).await;
+    let command = service.header();
+    service.control.start_baseline(v1::StartBaselineRequest { command }).await.expect("it starts");
+    let acknowledged = Arc::new(AtomicU64::new(0));
+    let (seen, sender) = (Arc::clone(&acknowledged), stream.sender.clone());
+    let adapter = tokio::spawn(async move {
+        for index in 0..count {
+            while index >= seen.load(Ordering::Acquire) + UNDER_WAY {
+                tokio::task::yield_now().await;
+            }
+            let device_ns = index * 33_333_333;
+            let frame = v1::Frame { index, device_ns, ..messages[(index % DISTINCT) as usize].clone() };
+            let message = Some(ingest_frames_request::Message::Frame(frame));
+            sender.send(v1::IngestFramesRequest { message }).await.expect("the stream lives");
+            if index == BASELINE_FRAMES {
+                // The task begins with a calibrated baseline, whose last frame must have been decided.
+                while seen.load(Ordering::Acquire) <= BASELINE_FRAMES {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+    });
+    let mut minutes: Vec<Minute> = Vec::new();
+    let mut delay_ns = Histogram::new(3).expect("a histogram");
+    let started_ns = HostClock.now_ns();
+    let (mut began_ns, mut in_minute) = (started_ns, 0);
+    for index in 0..count {
+        let message = stream.answers.message().await.expect("the stream lives").and_then(|m| m.message);
+        let Some(ingest_frames_response::Message::Ack(ack)) = message else { panic!("expected an ack: {message:?}") };
+        let good = matches!(ack.verdict(), FrameVerdict::Decided | FrameVerdict::Doubted);
+        assert!(ack.index == index && good, "{ack:?}");
+        delay_ns.saturating_record(ack.delay_ns);
+        in_minute += 1;
+        acknowledged.store(index + 1, Ordering::Release);
+        if index == BASELINE_FRAMES {
+            let command = service.header();
+            service.control.calibrate(v1::CalibrateRequest { command }).await.expect("it is calibrated");
+            let command = service.header();
+            let q = v1::StartTaskRequest { command, accept_template: true };
+            service.control.start_task(q).await.expect("it starts");
+        }
+        if HostClock.now_ns() - began_ns >= MINUTE_NS || index + 1 == count {
+            let minute = Minute { frames: in_minute, resident_bytes: resident_bytes(), delay_ns: delay_ns.clone() };
+            let us = |q: f64| minute.delay_ns.value_at_quantile(q) as f64 / 1e3;
+            println!(
+                "minute {:>2}: {:>7} frames, resident {:.1} MB, delay median {:.0} us, 99 % {:.0} us, 99.9 % {:.0} us",
+                minutes.len() + 1,
+                minute.frames,
+                minute.resident_bytes as f64 / 1e6,
+                us(0.5),
+                us(0.99),
+                us(0.999),
+            );
+            minutes.push(minute);
+            delay_ns.reset();
+            (began_ns, in_minute) = (HostClock.now_ns(), 0);
+        }
+    }
+    adapter.await.expect("it sent them all");
+    let state = service.control.get_state(v1::GetStateRequest {}).await.expect("a state").into_inner();
+    let counters = state.counters.expect("counters");
+    println!("{count} frames in {:.0} s; {counters:?}", (HostClock.now_ns() - started_ns) as f64 / 1e9);
+    assert_eq!((state.records_lost, counters.frames_in), (0, count));
+    for (received, what) in received.iter().zip(["feedback", "events", "activity"]) {
+        assert!(received.load(Ordering::Relaxed) > 0, "no {what} reached its subscriber");
+    }
+    drop(stream);
+    let directory = service.stop_session().await;
+    service.end().await;
+    drop(directory);
+    // The last minute is cut short.
+    if let [first, .., last, _] = &minutes[..] {
+        let growth = last.resident_bytes as f64 / first.resident_bytes as f64 - 1.0;
+        println!("memory from the first minute to the last whole one: {:+.2} %", 100.0 * growth);
+        assert!(growth < 0.01, "memory grows");
+        let tail = |minute: &Minute| minute.delay_ns.value_at_quantile(0.99) as f64;
+        assert!(tail(last) < 1.5 * tail(first), "the tail grows: {} and {} ns", tail(first), tail(last));
+    }
+}
+
+/// Subscribers of every kind, which read all that they get.
+async fn subscribe(service: &Service, received: &[Arc<AtomicU64>; 3]) {
+    let mut feedback = FeedbackServiceClient::new(service.channel.clone());
+    let mut events = EventsServiceClient::new(service.channel.clone());
+    let mut activity = ActivityServiceClient::new(service.channel.clone());
+    let feedback = feedback.subscribe_feedback(v1::SubscribeFeedbackRequest::default()).await.expect("feedback");
+    let events = events.subscribe_events(v1::SubscribeEventsRequest::default()).await.expect("events");
+    let activity = activity.subscribe_activity(v1::SubscribeActivityRequest::default()).await.expect("activity");
+    let (mut feedback, mut events, mut activity) = (feedback.into_inner(), events.into_inner(), activity.into_inner());
+    let [a, b, c] = received.clone();
+    tokio::spawn(async move {
+        while feedback.next().await.is_some() {
+            a.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    tokio::spawn(async move {
+        while events.next().await.is_some() {
+            b.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    tokio::spawn(async move {
+        while activity.next().await.is_some() {
+            c.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+}
