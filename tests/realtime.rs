@@ -170,6 +170,22 @@ async fn a_build_without_shared_memory_says_how_to_get_it() {
 
 #[cfg(unix)]
 #[test]
+fn a_pulse_that_lights_the_next_frame_comes_back() {
+    let out = std::process::Command::new(env!("CARGO_BIN_EXE_apical"))
+        .args(["latency", "--loop", "--fps", "100", "--seconds", "2", "--size", "96", "--json"])
+        .output()
+        .expect("it runs");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let found: serde_json::Value = serde_json::from_slice(&out.stdout).expect("one JSON object");
+    let (trips, frames) = (found["round_trips"].as_u64().expect("a count"), found["frames"].as_u64().expect("a count"));
+    // A pulse in the dark every ten frames or so, and the answer to it.
+    assert!(frames >= 190 && trips >= frames / 20, "{found}");
+    // Never shorter than what is left of a frame.
+    assert!(found["round_trip_us"]["p50"].as_f64().is_some_and(|us| us > 1_000.0), "{found}");
+}
+
+#[cfg(unix)]
+#[test]
 fn latency_is_measured_over_every_transport() {
     let transports: &[&str] =
         if cfg!(feature = "shm") { &["inprocess", "grpc", "uds", "shm"] } else { &["inprocess", "grpc", "uds"] };

@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
 
-use apical::engine::{Clock, Engine, HostClock, Input};
+use apical::engine::{Engine, Input, shared_clock_ns};
 use apical::frame::{FrameMeta, FrameSlot, Geometry, PixelType, SharedFrame, SharedFrameHeader, SharedService};
 use apical::journal::{JournalRecord, SessionFiles};
 use apical::proto::v1::{self, FrameVerdict};
@@ -52,7 +52,7 @@ fn shared_header() -> v1::StreamHeader {
 fn publish(sender: &SharedSender, slot: &FrameSlot) {
     let mut loan = sender.loan().expect("memory");
     loan.samples_mut().copy_from_slice(slot.samples());
-    loan.publish(&slot.meta, HostClock.now_ns()).expect("the service takes it");
+    loan.publish(&slot.meta, shared_clock_ns()).expect("the service takes it");
 }
 
 /// A name that no other test has.
@@ -66,10 +66,11 @@ fn samples_of(directory: &std::path::Path) -> Vec<(u64, Vec<u64>)> {
     SessionFiles::open(directory)
         .expect("a session")
         .read(|record| {
-            if let JournalRecord::Input(input) = record
-                && input.kind() == v1::InputKind::Frame
+            if let JournalRecord::Decision(decision) = record
+                && !decision.f_counts.is_empty()
             {
-                found.push((input.frame_index, input.f_counts.iter().map(|f| f.to_bits()).collect()));
+                let bits = decision.f_counts.iter().map(|f| f.to_bits()).collect();
+                found.push((decision.frame_index, bits));
             }
         })
         .expect("it is whole");
@@ -234,7 +235,7 @@ fn producer() {
         let mut loan = sender.loan().expect("memory");
         loan.samples_mut().copy_from_slice(slots[0].samples());
         let meta = FrameMeta { index, ..FrameMeta::default() };
-        let _ = loan.publish(&meta, HostClock.now_ns());
+        let _ = loan.publish(&meta, shared_clock_ns());
         std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }

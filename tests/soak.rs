@@ -13,25 +13,29 @@ mod common;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use apical::config::to_toml;
 use apical::engine::{Clock, HostClock};
 use apical::proto::v1::activity_service_client::ActivityServiceClient;
 use apical::proto::v1::events_service_client::EventsServiceClient;
 use apical::proto::v1::feedback_service_client::FeedbackServiceClient;
 use apical::proto::v1::{self, FrameVerdict, ingest_frames_request, ingest_frames_response};
-use common::service::{Service, frame, header};
+use common::process::{Operator, Process};
+use common::service::{Stream, frame, header, verified};
 use common::{BASELINE_FRAMES, config, frames};
 use hdrhistogram::Histogram;
+use tokio::sync::Semaphore;
 use tokio_stream::StreamExt;
+use tonic::transport::Channel;
 
 /// Frames that circulate.
-const DISTINCT: u64 = 900;
+const DISTINCT: u64 = 96;
 const MINUTE_NS: u64 = 60_000_000_000;
 /// Frames that may be under way.
-const UNDER_WAY: u64 = 16;
+const UNDER_WAY: usize = 16;
 
-/// Resident memory of this process, in bytes: the service, its clients, and the frames.
-fn resident_bytes() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux tells");
+/// Resident memory of the service, in bytes.
+fn resident_bytes(pid: u32) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).expect("Linux tells");
     text.split_whitespace().nth(1).and_then(|pages| pages.parse::<u64>().ok()).expect("pages") * 4_096
 }
 
@@ -48,37 +52,43 @@ async fn soak() {
     let count: u64 = std::env::var("APICAL_SOAK_FRAMES").map_or(1_000_000, |n| n.parse().expect("a number"));
     let set = ["engine.overload=every", "engine.gap_periods=0", "record.frames=rois", "activity.deconvolution=ar1"];
     let limits = ["limits.max_pulses_per_session=100000", "limits.max_on_ms_per_session=10000000.0"];
-    let config = config(&[&set[..], &limits[..]].concat());
+    let size = ["synthetic.height_px=512", "synthetic.width_px=512", "synthetic.anatomy.cells=10"];
+    let folder = tempfile::tempdir().expect("a directory");
+    let place = [format!("record.directory={:?}", folder.path()), "service.listen=127.0.0.1:0".to_owned()];
+    let place: Vec<&str> = place.iter().map(String::as_str).collect();
+    let config = config(&[&set[..], &limits[..], &size[..], &place[..]].concat());
     let (rois, slots) = frames(&config, DISTINCT);
     let messages: Vec<v1::Frame> = slots.iter().map(frame).collect();
     drop(slots);
-    let mut service = Service::start(config).await;
-    let mut stream = service.open(&rois, header()).await;
+    let rig = folder.path().join("rig.toml");
+    std::fs::write(&rig, to_toml(&config)).expect("it can be written");
+    let process = Process::start(&rig, None);
+    let channel = process.channel().await;
+    let mut service = Operator::new(channel.clone());
+    service.create(&rois).await;
+    let header = v1::StreamHeader { height_px: 512, width_px: 512, ..header() };
+    let mut stream = Stream::open(channel.clone(), header).await.expect("accepted");
     let received = [const { AtomicU64::new(0) }; 3].map(Arc::new);
-    subscribe(&service, &received).await;
+    subscribe(&channel, &received).await;
     let command = service.header();
     service.control.start_baseline(v1::StartBaselineRequest { command }).await.expect("it starts");
-    let acknowledged = Arc::new(AtomicU64::new(0));
-    let (seen, sender) = (Arc::clone(&acknowledged), stream.sender.clone());
+    let room = Arc::new(Semaphore::new(UNDER_WAY));
+    let (taken, sender) = (Arc::clone(&room), stream.sender.clone());
     let adapter = tokio::spawn(async move {
         for index in 0..count {
-            while index >= seen.load(Ordering::Acquire) + UNDER_WAY {
-                tokio::task::yield_now().await;
-            }
+            // The task begins between two frames: behind a calibrated baseline.
+            let needed = if index == BASELINE_FRAMES { UNDER_WAY as u32 } else { 1 };
+            let permits = taken.acquire_many(needed).await.expect("it is open");
+            permits.forget();
+            taken.add_permits(needed as usize - 1);
             let device_ns = index * 33_333_333;
             let frame = v1::Frame { index, device_ns, ..messages[(index % DISTINCT) as usize].clone() };
             let message = Some(ingest_frames_request::Message::Frame(frame));
             sender.send(v1::IngestFramesRequest { message }).await.expect("the stream lives");
-            if index == BASELINE_FRAMES {
-                // The task begins with a calibrated baseline, whose last frame must have been decided.
-                while seen.load(Ordering::Acquire) <= BASELINE_FRAMES {
-                    tokio::task::yield_now().await;
-                }
-            }
         }
     });
     let mut minutes: Vec<Minute> = Vec::new();
-    let mut delay_ns = Histogram::new(3).expect("a histogram");
+    let mut delay_ns = Histogram::new_with_bounds(1, MINUTE_NS, 3).expect("a histogram");
     let started_ns = HostClock.now_ns();
     let (mut began_ns, mut in_minute) = (started_ns, 0);
     for index in 0..count {
@@ -88,16 +98,17 @@ async fn soak() {
         assert!(ack.index == index && good, "{ack:?}");
         delay_ns.saturating_record(ack.delay_ns);
         in_minute += 1;
-        acknowledged.store(index + 1, Ordering::Release);
-        if index == BASELINE_FRAMES {
+        if index + 1 == BASELINE_FRAMES {
             let command = service.header();
             service.control.calibrate(v1::CalibrateRequest { command }).await.expect("it is calibrated");
             let command = service.header();
             let q = v1::StartTaskRequest { command, accept_template: true };
             service.control.start_task(q).await.expect("it starts");
         }
+        room.add_permits(1);
         if HostClock.now_ns() - began_ns >= MINUTE_NS || index + 1 == count {
-            let minute = Minute { frames: in_minute, resident_bytes: resident_bytes(), delay_ns: delay_ns.clone() };
+            let minute =
+                Minute { frames: in_minute, resident_bytes: resident_bytes(process.id()), delay_ns: delay_ns.clone() };
             let us = |q: f64| minute.delay_ns.value_at_quantile(q) as f64 / 1e3;
             println!(
                 "minute {:>2}: {:>7} frames, resident {:.1} MB, delay median {:.0} us, 99 % {:.0} us, 99.9 % {:.0} us",
@@ -122,24 +133,22 @@ async fn soak() {
         assert!(received.load(Ordering::Relaxed) > 0, "no {what} reached its subscriber");
     }
     drop(stream);
-    let directory = service.stop_session().await;
-    service.end().await;
-    drop(directory);
+    verified(&service.stop().await);
     // The last minute is cut short.
     if let [first, .., last, _] = &minutes[..] {
         let growth = last.resident_bytes as f64 / first.resident_bytes as f64 - 1.0;
         println!("memory from the first minute to the last whole one: {:+.2} %", 100.0 * growth);
-        assert!(growth < 0.01, "memory grows");
+        assert!(growth < 0.01 && last.resident_bytes <= 150_000_000, "memory grows, or is large");
         let tail = |minute: &Minute| minute.delay_ns.value_at_quantile(0.99) as f64;
         assert!(tail(last) < 1.5 * tail(first), "the tail grows: {} and {} ns", tail(first), tail(last));
     }
 }
 
 /// Subscribers of every kind, which read all that they get.
-async fn subscribe(service: &Service, received: &[Arc<AtomicU64>; 3]) {
-    let mut feedback = FeedbackServiceClient::new(service.channel.clone());
-    let mut events = EventsServiceClient::new(service.channel.clone());
-    let mut activity = ActivityServiceClient::new(service.channel.clone());
+async fn subscribe(channel: &Channel, received: &[Arc<AtomicU64>; 3]) {
+    let mut feedback = FeedbackServiceClient::new(channel.clone());
+    let mut events = EventsServiceClient::new(channel.clone());
+    let mut activity = ActivityServiceClient::new(channel.clone());
     let feedback = feedback.subscribe_feedback(v1::SubscribeFeedbackRequest::default()).await.expect("feedback");
     let events = events.subscribe_events(v1::SubscribeEventsRequest::default()).await.expect("events");
     let activity = activity.subscribe_activity(v1::SubscribeActivityRequest::default()).await.expect("activity");

@@ -16,6 +16,9 @@ use common::service::{Service, header, verified};
 use common::{BASELINE_FRAMES, Collect, driver_of};
 use prost::Message as _;
 
+/// A frame as it is stored, and its shift in truth, rows and columns in pixels.
+type Frame = (Vec<u8>, (f64, f64));
+
 const GEOMETRY: Geometry = Geometry::new(224, 128);
 
 fn config(decide: &str, more: &[&str]) -> RigConfig {
@@ -26,7 +29,7 @@ fn config(decide: &str, more: &[&str]) -> RigConfig {
 }
 
 /// The cells of the upper half, numbered anew, and frames as they are stored, with the shift that each has in truth.
-fn movie(config: &RigConfig, count: u64) -> (RoiSet, Vec<(Vec<u8>, (f64, f64))>) {
+fn movie(config: &RigConfig, count: u64) -> (RoiSet, Vec<Frame>) {
     let mut source = SyntheticSource::new(&config.synthetic).expect("a valid animal");
     let mut set = common::rois(&source);
     set.rois.retain(|roi| roi.pixels.iter().all(|pixel| pixel.row < 100));
@@ -54,7 +57,7 @@ fn meta(index: usize) -> FrameMeta {
 fn session(
     config: &RigConfig,
     rois: &RoiSet,
-    frames: &[(Vec<u8>, (f64, f64))],
+    frames: &[Frame],
     strip_rows: usize,
     below: Option<u8>,
 ) -> Vec<Arc<Published>> {
@@ -115,7 +118,7 @@ fn neither_the_cutting_nor_what_is_below_changes_a_bit() {
 }
 
 /// Root mean square of what registration is off by, rows and columns, in pixels, behind the baseline.
-fn error_px(steps: &[Arc<Published>], frames: &[(Vec<u8>, (f64, f64))]) -> (f64, f64) {
+fn error_px(steps: &[Arc<Published>], frames: &[Frame]) -> (f64, f64) {
     let mut squares = (0.0, 0.0, 0.0);
     for step in steps.iter().filter(|step| step.decision.has_pixels) {
         let index = step.input.frame_index as usize;

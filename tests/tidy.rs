@@ -206,7 +206,7 @@ fn what_decides_waits_for_nobody_and_computes_the_same_everywhere() {
     // In stages and engine: no runtime, no order or rounding that another machine would choose otherwise.
     let foreign = [
         "tokio",
-        "tonic",
+        "tonic::",
         "prost",
         ".await",
         "async fn",

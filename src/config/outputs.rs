@@ -74,11 +74,15 @@ impl RewardOutputConfig {
 
 /// The sync line: one short pulse on the reward's board for every decided frame. Limits do not apply to it, since it
 /// drives no valve and no light; the board fixes its width.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct SyncOutputConfig {
     /// Whether decided frames are marked.
     pub enabled: bool,
+    /// For the measurement of round trips (`apical latency --loop`), where the line lights an LED at the objective: in
+    /// place of every frame only one is marked whose F, the mean over all ROIs, has risen to so many counts, and one
+    /// after 10 frames without a pulse. Absent: every decided frame is.
+    pub answers_light_counts: Option<f64>,
 }
 
 /// Room for optogenetic light.
@@ -124,6 +128,9 @@ impl OutputsConfig {
         }
         if self.sync.enabled && reward.device == RewardDevice::None {
             refuse("sync.enabled", &true, "false, or a reward.device that has a sync line (serial, simulated)");
+        }
+        if let Some(counts) = self.sync.answers_light_counts.filter(|counts| !counts.is_finite()) {
+            refuse("sync.answers_light_counts", &counts, "a finite number of counts");
         }
         if self.light.enabled {
             refuse("light.enabled", &true, "false: this version has no light output");

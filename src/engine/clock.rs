@@ -26,6 +26,20 @@ impl Clock for HostClock {
     }
 }
 
+/// `CLOCK_MONOTONIC`, which every process of this machine sees alike, in nanoseconds; [`HostClock`] is this one,
+/// counted from the first use in the process.
+#[cfg(unix)]
+pub fn shared_clock_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Elsewhere nobody shares a clock.
+#[cfg(not(unix))]
+pub fn shared_clock_ns() -> u64 {
+    HostClock.now_ns()
+}
+
 /// A clock that stands where it was put; clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct ManualClock(Arc<AtomicU64>);

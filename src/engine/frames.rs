@@ -239,7 +239,8 @@ impl Engine {
         let output =
             self.task.step(TaskInput { valid: !held, rotation_deg: self.state.rotation_deg, step: self.state.step });
         self.take_task(&output);
-        if self.sync {
+        let answers = self.light.as_mut().is_none_or(|light| light.step(&self.decision.f));
+        if self.sync && answers {
             let id = TriggerId { segment: self.state.segment, sequence: self.state.sync_sequence };
             self.state.sync_sequence = self.state.sync_sequence.wrapping_add(1);
             self.decision.intents.push(Intent { id, output: Output::Sync, width_us: 0, cause: Cause::FrameSync });

@@ -17,13 +17,14 @@ mod decision;
 mod driver;
 mod frames;
 mod input;
+mod light;
 mod lines;
 mod planes;
 mod realtime;
 mod scheduling;
 mod state;
 
-pub use clock::{Clock, HostClock, ManualClock};
+pub use clock::{Clock, HostClock, ManualClock, shared_clock_ns};
 pub use decision::{
     CommandOutcome, Decision, Event, EventKind, FixedList, FrameVerdict, InputKind, NoProbe, Probe, Stage, Step, Timing,
 };
@@ -40,6 +41,7 @@ pub use crate::config::Overload;
 
 use serde::{Deserialize, Serialize};
 
+use self::light::LightAnswer;
 use self::lines::needed_rows;
 use self::planes::{PixelPath, Volume};
 use crate::activity::Activity;
@@ -216,6 +218,7 @@ pub struct Engine {
     has_task: bool,
     reward_width_us: Option<u32>,
     sync: bool,
+    light: Option<LightAnswer>,
     estimate_offset: bool,
     z_warning_um: f64,
     ensemble_scratch: Ensembles,
@@ -279,6 +282,7 @@ impl Engine {
             reward_width_us: (config.outputs.reward.device != RewardDevice::None)
                 .then(|| config.outputs.reward.width_us()),
             sync: config.outputs.sync.enabled,
+            light: config.outputs.sync.answers_light_counts.map(LightAnswer::new),
             estimate_offset,
             z_warning_um: config.register.z_warning_um,
             ensemble_scratch: Ensembles {

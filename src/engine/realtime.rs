@@ -439,7 +439,10 @@ impl<C: Clock> Realtime<C> {
         let silent_ns = now - self.last_frame_ns;
         if self.settings.gap_ns > 0 && !self.silent && silent_ns >= self.settings.gap_ns {
             self.silent = true;
-            self.with_sink(0, |driver, sink| driver.take(Input::Gap { silent_ns }, sink));
+            self.with_sink(0, |driver, sink| {
+                driver.safe(sink);
+                driver.take(Input::Gap { silent_ns }, sink);
+            });
             return true;
         }
         worked | self.driver.settle() | self.snapshot_if_due()

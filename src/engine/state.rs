@@ -107,6 +107,9 @@ impl Engine {
         let _ = self.activity.save(out);
         let _ = self.decoder.save(out);
         let _ = self.task.save(out);
+        if let Some(light) = &self.light {
+            let _ = postcard::to_io(&light.state, &mut *out);
+        }
     }
 
     /// Takes a saved state; the next step goes on as if nothing had been. On an error the engine is unfit for use.
@@ -142,7 +145,10 @@ impl Engine {
         let at = skip(0)?;
         let at = skip(self.activity.load(at)?)?;
         let at = skip(self.decoder.load(at)?)?;
-        let at = skip(self.task.load(at)?)?;
+        let mut at = skip(self.task.load(at)?)?;
+        if let Some(light) = &mut self.light {
+            (light.state, at) = postcard::take_from_bytes(at)?;
+        }
         if !at.is_empty() {
             return Err(EngineStateError::Parts("bytes are left over"));
         }

@@ -22,7 +22,7 @@ use crate::proto::v1;
 /// Steps that a slow subscriber may lag behind before it loses the oldest.
 const STEPS_KEPT: usize = 1_024;
 /// Events that are kept for clients that were away; the journal keeps all.
-const EVENTS_KEPT: usize = 100_000;
+const EVENTS_KEPT: usize = 4_096;
 /// Longest sleep of the publisher; it is woken after every input.
 const NAP: Duration = Duration::from_millis(20);
 /// Time between health samples, in nanoseconds.

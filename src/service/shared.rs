@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
-use crate::engine::{Clock, FrameItem, FramePort, HostClock, Waker};
+use crate::engine::{Clock, FrameItem, FramePort, HostClock, Waker, shared_clock_ns};
 use crate::frame::{FrameRefusal, FrameSlot, Geometry, PixelType, SharedFrame};
 use crate::source::{SharedError, SharedReceiver};
 
@@ -31,6 +31,8 @@ pub(super) struct Shared {
 
 struct Port {
     receiver: SharedReceiver,
+    /// What `CLOCK_MONOTONIC` is ahead of the host's clock here, in nanoseconds.
+    shared_ahead_ns: u64,
     /// Of a frame as it comes, and as it is decided on.
     geometry: Geometry,
     decided: Geometry,
@@ -59,6 +61,7 @@ pub(super) fn open(
     let decided = Geometry::new(rows_px, geometry.width_px);
     let port = Port {
         receiver,
+        shared_ahead_ns: shared_clock_ns().saturating_sub(HostClock.now_ns()),
         geometry,
         decided,
         pixel_type,
@@ -91,10 +94,9 @@ impl Port {
     /// What is handed over for a frame.
     fn item(&mut self, frame: SharedFrame) -> Option<FrameItem> {
         let mut meta = frame.meta();
-        let now_ns = HostClock.now_ns();
-        if meta.received_host_ns == 0 || meta.received_host_ns > now_ns {
-            meta.received_host_ns = now_ns;
-        }
+        let (now_ns, published_ns) = (HostClock.now_ns(), meta.received_host_ns.checked_sub(self.shared_ahead_ns));
+        // A producer that does not say when, or says nonsense, was heard just now.
+        meta.received_host_ns = published_ns.filter(|&ns| ns > 0 && ns <= now_ns).unwrap_or(now_ns);
         let (got, expected) = (frame.samples().len(), self.geometry.count());
         if got != expected {
             let Geometry { height_px: rows, width_px: width } = self.geometry;

@@ -54,6 +54,11 @@ impl Process {
         Channel::from_shared(self.listen.clone()).expect("a URL").connect().await.expect("it answers")
     }
 
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// SIGKILL: no handler runs, nothing is flushed.
     pub fn kill(mut self) {
         self.child.kill().expect("it can be killed");

@@ -20,6 +20,11 @@ impl FarEnd {
     }
 
     /// Nothing is read.
+    pub fn count(&self) -> usize {
+        0
+    }
+
+    /// Nothing is read.
     pub fn seen(&self) -> Vec<(u32, u64)> {
         Vec::new()
     }
@@ -74,6 +79,11 @@ mod terminal {
         pub fn overrides(&self) -> [String; 2] {
             let port = self.simulator.path().display().to_string();
             ["outputs.reward.device=serial".to_owned(), format!("outputs.reward.port={port:?}")]
+        }
+
+        /// Sync pulses so far.
+        pub fn count(&self) -> usize {
+            self.witness.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
         }
 
         /// The number of each sync pulse, and when it was read, on the host's clock.

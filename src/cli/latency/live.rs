@@ -205,7 +205,7 @@ impl Adapter {
                 loan.fill(pixels, way.pixel_type, way.inverted)?;
                 let device_ns = HostClock.now_ns();
                 let meta = crate::frame::FrameMeta { index, device_ns, ..crate::frame::FrameMeta::default() };
-                loan.publish(&meta, device_ns).context("the service takes no frames")
+                loan.publish(&meta, crate::engine::shared_clock_ns()).context("the service takes no frames")
             }
         }
     }

@@ -15,6 +15,7 @@ mod found;
 mod in_process;
 mod live;
 mod load;
+mod round_trips;
 
 use std::path::PathBuf;
 
@@ -94,6 +95,13 @@ pub(super) struct LatencyArgs {
     /// Write a page with the distributions.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Measure round trips: the sync line lights an LED, the service sees the bright frame and answers on the line.
+    /// With a --config on the real rig, whose adapter sends frames of --size; without on a synthetic microscope.
+    #[arg(long = "loop", conflicts_with_all = ["transport", "rois", "load", "html"])]
+    round_trips: bool,
+    /// The mean of the middle of a frame, in counts, that only light reaches; of the synthetic microscope it is known.
+    #[arg(long, value_name = "COUNTS", requires = "round_trips")]
+    bright: Option<f64>,
     /// Load the computer meanwhile: subscribers, a disk that is written, a busy core. Not with inprocess.
     #[arg(long)]
     load: bool,
@@ -104,6 +112,9 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
     let geometry = parse_size(&args.size)?;
     let pace = parse_fps(&args.fps)?;
     ensure!(args.seconds > 0.0 && args.seconds <= 86_400.0, "--seconds {}: expected above 0, to 86400", args.seconds);
+    if args.round_trips {
+        return round_trips::run(args, geometry, pace, json);
+    }
     ensure!((2..=100_000).contains(&args.rois), "--rois {}: expected 2 to 100000", args.rois);
     ensure!(!(args.load && args.transport == Transport::Inprocess), "--load: expected a transport into a service");
     let shares_memory = args.transport == Transport::Shm;
@@ -175,6 +186,11 @@ impl Drop for Scratch {
     }
 }
 
+/// As many cells as a frame has room for.
+fn cells_of(geometry: Geometry) -> String {
+    format!("synthetic.anatomy.cells={}", (geometry.count() / CELL_PX).clamp(CELLS.0, CELLS.1))
+}
+
 fn configuration(
     args: &LatencyArgs,
     geometry: Geometry,
@@ -189,7 +205,7 @@ fn configuration(
         _ => PathBuf::new(),
     };
     let mut set = vec![
-        format!("synthetic.anatomy.cells={}", (geometry.count() / CELL_PX).clamp(CELLS.0, CELLS.1)),
+        cells_of(geometry),
         format!("synthetic.height_px={}", geometry.height_px),
         format!("synthetic.width_px={}", geometry.width_px),
         format!("baseline.frames={BASELINE_FRAMES}"),
