@@ -24,16 +24,20 @@ pub(super) struct Feed {
     pub rois: RoiSet,
     /// Frames as an adapter has them.
     pub ring: Vec<Bytes>,
+    /// Strips that every frame is sent in.
+    pub strips: u32,
     /// What it takes to read one of them from memory, in nanoseconds.
     pub floor_ns: u64,
 }
 
 impl Feed {
-    /// Renders it.
-    pub fn new(config: &RigConfig, geometry: Geometry, rois: u32, rate_hz: f64) -> anyhow::Result<Self> {
+    /// Renders it. Of frames that are sent in strips the ROIs lie in the upper half.
+    pub fn new(config: &RigConfig, geometry: Geometry, rois: u32, rate_hz: f64, strips: u32) -> anyhow::Result<Self> {
         let mut source = SyntheticSource::new(&config.synthetic)?;
         let header = stream_header(source.header(), rate_hz, "apical latency".to_owned());
-        let rois = RoiSet { reference: Some(source.reference()), ..grid(geometry, rois) };
+        let Geometry { height_px, width_px } = geometry;
+        let under = Geometry::new(if strips > 1 { height_px / 2 } else { height_px }, width_px);
+        let rois = RoiSet { geometry, reference: Some(source.reference()), ..grid(under, rois) };
         let mut next = || {
             let mut bytes = Vec::new();
             source.next(&mut bytes);
@@ -41,7 +45,7 @@ impl Feed {
         };
         let ring: Vec<Bytes> = (0..RING_FRAMES).map(|_| next()).collect();
         let floor_ns = read_from_memory_ns(ring.iter().map(|frame| &frame[..]));
-        Ok(Self { header, rois, ring, floor_ns })
+        Ok(Self { header, rois, ring, strips, floor_ns })
     }
 }
 
@@ -60,7 +64,7 @@ pub(in super::super) fn read_from_memory_ns<'a>(frames: impl Iterator<Item = &'a
     times[times.len() / 2]
 }
 
-/// Discs in rows and columns over the whole frame.
+/// Discs in rows and columns over all of it.
 fn grid(geometry: Geometry, count: u32) -> RoiSet {
     let Geometry { height_px, width_px } = geometry;
     let cols = (f64::from(count) * width_px as f64 / height_px as f64).sqrt().ceil().max(1.0) as u32;

@@ -66,6 +66,8 @@ pub(super) struct Measured {
     pub seconds: f64,
     /// Reading one frame from memory, in nanoseconds.
     pub floor_ns: u64,
+    /// Of frames in strips, how long a scan takes, in nanoseconds: times count from its beginning.
+    pub scan_ns: Option<u64>,
     /// What was asked of the operating system, and what came of it.
     pub thread_settings: Vec<String>,
 }
@@ -93,6 +95,7 @@ impl Measured {
             lost: 0,
             seconds: window.length_ns as f64 / 1e9,
             floor_ns,
+            scan_ns: None,
             thread_settings: Vec::new(),
         };
         let mut seen = Seen::default();
@@ -143,11 +146,11 @@ impl Measured {
     /// Every distribution with its name, in the order of the way of a frame.
     pub fn rows(&self) -> impl Iterator<Item = (&'static str, &Histogram<u64>)> {
         let stages = Stage::ALL.iter().map(|stage| stage.name()).zip(&self.stages);
-        let whole = [
-            ("handed over -> decision", &self.decided),
-            ("handed over -> trigger written", &self.written),
-            ("handed over -> far end", &self.trigger),
-        ];
+        let names = match self.scan_ns {
+            None => ["handed over -> decision", "handed over -> trigger written", "handed over -> far end"],
+            Some(_) => ["scan begins -> decision", "scan begins -> trigger written", "scan begins -> far end"],
+        };
+        let whole = names.into_iter().zip([&self.decided, &self.written, &self.trigger]);
         [("receive", &self.receive)].into_iter().chain(stages).chain(whole)
     }
 
@@ -169,11 +172,18 @@ impl Measured {
             "stages_us": stages,
             "floor_us": self.floor_ns as f64 / 1e3,
             "thread_settings": self.thread_settings,
+            "before_frame_end_ms": self.before_end_ms(),
         });
         if let (Some(found), serde_json::Value::Object(what)) = (found.as_object_mut(), what) {
             found.extend(what);
         }
         found
+    }
+
+    /// How long before the end of their frames decisions stood, in ms: half of them and more, 99 % of them, all.
+    fn before_end_ms(&self) -> Option<[f64; 3]> {
+        let scan_ns = self.scan_ns? as f64;
+        Some([0.5, 0.99, 1.0].map(|q| (scan_ns - self.decided.value_at_quantile(q) as f64) / 1e6))
     }
 
     /// As a page.
@@ -183,12 +193,16 @@ impl Measured {
             histogram: bins(histogram),
         };
         let rows: Vec<MeasuredLatency> = self.rows().filter(|(_, h)| !h.is_empty()).map(measured).collect();
-        let (whole, stages) = rows.into_iter().partition(|row| row.summary.name.starts_with("handed over"));
+        let (whole, stages) = rows.into_iter().partition(|row| row.summary.name.contains("->"));
         let rate = self.frames as f64 / self.seconds;
         let mut facts = vec![
             format!("{} frames decided in {:.1} s: {rate:.0} frames a second.", self.frames, self.seconds),
             format!("Reading one frame from memory takes {:.0} us here.", self.floor_ns as f64 / 1e3),
         ];
+        if let Some([half, most, all]) = self.before_end_ms() {
+            let before = "Decisions stood so long before the end of their frames";
+            facts.push(format!("{before}: median {half:.2} ms, 99 % at least {most:.2} ms, all at least {all:.2} ms."));
+        }
         facts.extend(self.thread_settings.iter().map(|setting| format!("{setting}.")));
         latency_html(&LatencyReport { what: what.to_owned(), facts, stages, whole })
     }
@@ -202,6 +216,10 @@ impl Measured {
         }
         for setting in &self.thread_settings {
             println!("{setting}");
+        }
+        if let Some([half, most, all]) = self.before_end_ms() {
+            let before = "decided before the frame's end";
+            println!("{before}: median {half:.2} ms, 99 % at least {most:.2} ms, all at least {all:.2} ms");
         }
         println!("reading one frame from memory: {:.0} us", self.floor_ns as f64 / 1e3);
         println!("latency in us                     {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");

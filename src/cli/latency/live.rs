@@ -82,7 +82,15 @@ async fn play(
         }
         anyhow::Ok(())
     });
-    let adapter = Adapter { ring: feed.ring.clone(), way, next: 0 };
+    let adapter = Adapter {
+        ring: feed.ring.clone(),
+        way,
+        next: 0,
+        strips: feed.strips,
+        rows: feed.header.height_px,
+        // The warm-up does not wait for a scan.
+        scan_ns: 0,
+    };
     let baseline = operator.start_baseline().await?;
     let (adapter, ()) = on_a_thread(adapter, 0, move |adapter| adapter.send(baseline)).await?;
     acknowledged_all(&acknowledged, baseline).await?;
@@ -93,7 +101,10 @@ async fn play(
     let warm = baseline + RING_FRAMES as u64;
     let (adapter, ()) = on_a_thread(adapter, 0, |adapter| adapter.send(RING_FRAMES as u64)).await?;
     acknowledged_all(&acknowledged, warm).await?;
-    let measure = move |adapter: &mut Adapter| Window::run(adapter.next, seconds, pace, || adapter.frame());
+    let measure = move |adapter: &mut Adapter| {
+        adapter.scan_ns = pace.map_or(0, |rate_hz| (1e9 / rate_hz) as u64);
+        Window::run(adapter.next, seconds, pace, || adapter.frame())
+    };
     let (adapter, window) = on_a_thread(adapter, config.engine.realtime_priority, measure).await?;
     acknowledged_all(&acknowledged, adapter.next).await?;
     drop(adapter);
@@ -182,15 +193,20 @@ struct Adapter {
     ring: Vec<bytes::Bytes>,
     way: Way,
     next: u64,
+    strips: u32,
+    rows: u32,
+    /// How long the scan of a frame takes that is sent in strips, in nanoseconds.
+    scan_ns: u64,
 }
 
 impl Adapter {
-    /// The next frame; its own time is when it is handed over.
+    /// The next frame; its own time is when it is handed over, or, of one in strips, when its scan begins.
     fn frame(&mut self) -> anyhow::Result<()> {
         let pixels = &self.ring[(self.next % self.ring.len() as u64) as usize];
         let index = self.next;
         self.next += 1;
         match &self.way {
+            Way::Messages(sender) if self.strips > 1 => self.scan(sender, index, pixels),
             Way::Messages(sender) => {
                 let device_ns = HostClock.now_ns();
                 let frame = v1::Frame { index, device_ns, pixels: pixels.clone(), ..v1::Frame::default() };
@@ -208,6 +224,34 @@ impl Adapter {
                 loan.publish(&meta, crate::engine::shared_clock_ns()).context("the service takes no frames")
             }
         }
+    }
+
+    /// Sends a frame's strips, each when its last line has been scanned.
+    fn scan(
+        &self,
+        sender: &mpsc::Sender<v1::IngestFramesRequest>,
+        index: u64,
+        pixels: &bytes::Bytes,
+    ) -> anyhow::Result<()> {
+        let (device_ns, row_bytes) = (HostClock.now_ns(), pixels.len() / self.rows as usize);
+        let cut = |strip: u32| (u64::from(self.rows) * u64::from(strip) / u64::from(self.strips)) as u32;
+        for strip in 0..self.strips {
+            let (first, end) = (cut(strip), cut(strip + 1));
+            let due_ns = device_ns + self.scan_ns * u64::from(end) / u64::from(self.rows);
+            std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(HostClock.now_ns())));
+            let frame = v1::Frame {
+                index,
+                device_ns,
+                row_offset_px: first,
+                row_count_px: end - first,
+                pixels: pixels.slice(first as usize * row_bytes..end as usize * row_bytes),
+                ..v1::Frame::default()
+            };
+            let message = Some(v1::ingest_frames_request::Message::Frame(frame));
+            let sent = sender.blocking_send(v1::IngestFramesRequest { message });
+            sent.ok().context("the service ended the stream")?;
+        }
+        Ok(())
     }
 
     fn send(&mut self, frames: u64) -> anyhow::Result<()> {

@@ -95,6 +95,10 @@ pub(super) struct LatencyArgs {
     /// Write a page with the distributions.
     #[arg(long, value_name = "FILE")]
     html: Option<PathBuf>,
+    /// Send every frame as so many strips, as the scan makes them, and decide before its end: ROIs lie in the upper
+    /// half, `stream.decide` is last_needed_line. Needs a transport by gRPC and --fps R.
+    #[arg(long, default_value_t = 1, value_name = "N", conflicts_with = "round_trips")]
+    strips: u32,
     /// Measure round trips: the sync line lights an LED, the service sees the bright frame and answers on the line.
     /// With a --config on the real rig, whose adapter sends frames of --size; without on a synthetic microscope.
     #[arg(long = "loop", conflicts_with_all = ["transport", "rois", "load", "html"])]
@@ -116,6 +120,14 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
         return round_trips::run(args, geometry, pace, json);
     }
     ensure!((2..=100_000).contains(&args.rois), "--rois {}: expected 2 to 100000", args.rois);
+    let by_grpc = matches!(args.transport, Transport::Grpc | Transport::Uds);
+    let may_cut = by_grpc && pace.is_some() && args.strips as usize <= geometry.height_px;
+    ensure!(
+        args.strips == 1 || (args.strips > 0 && may_cut),
+        "--strips {}: expected 1, or up to a frame's rows with \
+             --transport grpc or uds and --fps R",
+        args.strips
+    );
     ensure!(!(args.load && args.transport == Transport::Inprocess), "--load: expected a transport into a service");
     let shares_memory = args.transport == Transport::Shm;
     ensure!(!shares_memory || cfg!(feature = "shm"), "--transport shm: {}", crate::service::NO_SHARED_MEMORY);
@@ -123,7 +135,7 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
     let priority = args.source.load(&[])?.engine.realtime_priority;
     let far_end = FarEnd::start(priority)?;
     let config = configuration(args, geometry, &folder, &far_end)?;
-    let mut feed = Feed::new(&config, geometry, args.rois, pace.unwrap_or(STATED_RATE_HZ))?;
+    let mut feed = Feed::new(&config, geometry, args.rois, pace.unwrap_or(STATED_RATE_HZ), args.strips)?;
     feed.header.shared_memory = shares_memory;
     let measured = match args.transport {
         Transport::Inprocess => {
@@ -133,14 +145,17 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
         }
         _ => {
             let (session, window) = live::measure(&config, &feed, args.seconds, pace, args.load)?;
-            Measured::of_session(&session, window, &far_end.seen(), feed.floor_ns)?
+            let measured = Measured::of_session(&session, window, &far_end.seen(), feed.floor_ns)?;
+            let scan_ns = pace.filter(|_| args.strips > 1).map(|rate_hz| (1e9 / rate_hz) as u64);
+            Measured { scan_ns, ..measured }
         }
     };
     let Geometry { height_px, width_px } = geometry;
     let pace = if args.fps == "max" { "as fast as they go".to_owned() } else { format!("{} frames/s", args.fps) };
     let loaded = if args.load { ", under load" } else { "" };
     let (rois, transport) = (args.rois, args.transport.name());
-    let what = format!("{height_px} x {width_px}, {rois} ROIs, {transport}, {pace}{loaded}");
+    let cut = if args.strips > 1 { format!(" in {} strips", args.strips) } else { String::new() };
+    let what = format!("{height_px} x {width_px}{cut}, {rois} ROIs, {transport}, {pace}{loaded}");
     if let Some(path) = &args.html {
         std::fs::write(path, measured.html(&what)).with_context(|| format!("--html {}", path.display()))?;
     }
@@ -152,6 +167,7 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
             "rois": rois,
             "fps": args.fps,
             "load": args.load,
+            "strips": args.strips,
         })))?;
     } else {
         measured.print(&what);
@@ -219,6 +235,9 @@ fn configuration(
         format!("record.directory={:?}", folder.0.display().to_string()),
     ];
     set.extend(far_end.overrides());
+    if args.strips > 1 {
+        set.push("stream.decide=\"last_needed_line\"".to_owned());
+    }
     if args.fps == "max" {
         // Where no rate is stated no silence is too long.
         set.push("engine.gap_periods=0.0".to_owned());
