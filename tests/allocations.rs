@@ -3,41 +3,12 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
-
 use apical::config::sample::{SampleConfig, SampleMode};
 use apical::engine::{Command, FrameItem, Overload, Realtime, RealtimeSettings, rings};
 use apical::frame::{FrameView, Geometry};
 use apical::sample::{Roi, RoiPixel, RoiSet, SampleBuffer, Sampler};
+use common::counting::{Counting, count};
 use common::{BASELINE_FRAMES, config, driver, frames};
-
-struct Counting;
-
-thread_local! {
-    // The counter is the thread's own: the test harness takes memory on threads of its own meanwhile.
-    static COUNT: Cell<usize> = const { Cell::new(0) };
-}
-
-fn count() -> usize {
-    COUNT.with(Cell::get)
-}
-
-// SAFETY: everything is handed on to the system's allocator; the counter is a constant-initialised cell without memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on as they are.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // Giving memory back takes the allocator's lock just as well.
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on as they are.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;

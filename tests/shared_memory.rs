@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
@@ -16,29 +14,9 @@ use apical::journal::{JournalRecord, SessionFiles};
 use apical::proto::v1::{self, FrameVerdict};
 use apical::register::FitVerdict;
 use apical::source::{SharedReceiver, SharedSender};
+use common::counting::{Counting, count};
 use common::service::{Service, Stream, frame, header, verified};
 use common::{SIDE_PX, config, frames, shape};
-
-struct Counting;
-
-thread_local! {
-    static COUNT: Cell<usize> = const { Cell::new(0) };
-}
-
-// SAFETY: everything is handed on to the system's allocator; the counter is a constant-initialised cell without memory.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on as they are.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        COUNT.with(|count| count.set(count.get() + 1));
-        // SAFETY: the caller's promises are passed on as they are.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-}
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -289,13 +267,13 @@ fn taking_a_frame_allocates_nothing() {
     for index in 0..1_000 {
         let loan = sender.loan().expect("memory");
         loan.publish(&FrameMeta { index, ..FrameMeta::default() }, 0).expect("there is room");
-        let before = COUNT.with(Cell::get);
+        let before = count();
         receiver.wait(std::time::Duration::from_secs(1));
         slot.take_shared(receiver.receive().expect("it came"));
         assert!(!slot.is_changed());
         slot.give_up_shared();
         // The first frame maps the producer's memory.
-        allocated += if index == 0 { 0 } else { COUNT.with(Cell::get) - before };
+        allocated += if index == 0 { 0 } else { count() - before };
     }
     assert_eq!(allocated, 0);
 }

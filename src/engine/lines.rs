@@ -8,7 +8,7 @@
 use super::EngineError;
 use crate::config::{Decide, RigConfig};
 use crate::frame::Geometry;
-use crate::register::Rigid;
+use crate::register::{BlockGrid, Rigid};
 use crate::sample::{RoiSet, Sampler};
 
 /// Rows that a frame of this geometry is decided on, from the top.
@@ -25,8 +25,7 @@ pub(super) fn needed_rows(config: &RigConfig, rois: &RoiSet, geometry: Geometry)
         let boxes = Sampler::new(&config.sample, &set)?.boxes();
         bottom = boxes.iter().map(|of_roi| of_roi.rows.end).fold(bottom, i32::max);
     }
-    let aside_px =
-        if config.register.piecewise { config.register.max_block_shift_px.clamp(0.5, 8.0).ceil() } else { 0.0 };
+    let aside_px = if config.register.piecewise { BlockGrid::largest_shift_px(&config.register).ceil() } else { 0.0 };
     let bottom = bottom.max(0) as usize + aside_px as usize;
     let (enabled, register) = (config.register.enabled, &config.register);
     let largest = |rows: usize| Rigid::largest_shift_px(register, Geometry::new(rows, geometry.width_px)).0;

@@ -11,17 +11,13 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 
-/// How an MCAP file begins and ends.
-const MAGIC: [u8; 8] = [0x89, b'M', b'C', b'A', b'P', b'0', b'\r', b'\n'];
-const FOOTER: u8 = 0x02;
-const SCHEMA: u8 = 0x03;
-const CHANNEL: u8 = 0x04;
-const CHUNK: u8 = 0x06;
-const MESSAGE_INDEX: u8 = 0x07;
-const CHUNK_INDEX: u8 = 0x08;
-const STATISTICS: u8 = 0x0b;
-const SUMMARY_OFFSET: u8 = 0x0e;
-const DATA_END: u8 = 0x0f;
+use super::scan::{MAGIC, OPCODE_CHUNK, OPCODE_DATA_END, OPCODE_FOOTER, OPCODE_MESSAGE_INDEX};
+
+const OPCODE_SCHEMA: u8 = 0x03;
+const OPCODE_CHANNEL: u8 = 0x04;
+const OPCODE_CHUNK_INDEX: u8 = 0x08;
+const OPCODE_STATISTICS: u8 = 0x0b;
+const OPCODE_SUMMARY_OFFSET: u8 = 0x0e;
 /// A message index has a time and an offset for each message.
 const INDEX_ENTRY_BYTES: u64 = 16;
 
@@ -167,7 +163,7 @@ pub(super) fn write(
     records.skip_to(MAGIC.len() as u64)?;
     file.seek(SeekFrom::Start(data_end))?;
     let mut out = BufWriter::new(file);
-    out.write_all(&[DATA_END])?;
+    out.write_all(&[OPCODE_DATA_END])?;
     out.write_all(&4_u64.to_le_bytes())?;
     out.write_all(&data_crc.to_le_bytes())?;
     let summary_start = data_end + 13;
@@ -176,26 +172,26 @@ pub(super) fn write(
     let schemas: BTreeMap<u16, &Topic<'_>> = topics.iter().map(|topic| (topic.schema_id, topic)).collect();
     for topic in schemas.values() {
         let fields = Fields::default().u16(topic.schema_id).bytes(topic.schema_name.as_bytes());
-        section.record(SCHEMA, fields.bytes(b"protobuf").bytes(topic.descriptors))?;
+        section.record(OPCODE_SCHEMA, fields.bytes(b"protobuf").bytes(topic.descriptors))?;
     }
     for topic in topics {
         let fields = Fields::default().u16(topic.channel_id).u16(topic.schema_id).bytes(topic.topic.as_bytes());
-        section.record(CHANNEL, fields.bytes(b"protobuf").map(&BTreeMap::new()))?;
+        section.record(OPCODE_CHANNEL, fields.bytes(b"protobuf").map(&BTreeMap::new()))?;
     }
     let counts = index_chunks(&mut records, data_end, &mut section)?;
     let (first, last) = counts.times.unwrap_or_default();
     let fields = Fields::default().u64(counts.messages.values().sum()).u16(schemas.len() as u16);
     // Attachments and metadata: none.
     let fields = fields.u32(topics.len() as u32).u32(0).u32(0).u32(counts.chunks).u64(first).u64(last);
-    section.record(STATISTICS, fields.map(&counts.messages))?;
+    section.record(OPCODE_STATISTICS, fields.map(&counts.messages))?;
     let offsets_start = section.at;
     for (kind, start, bytes) in std::mem::take(&mut section.groups) {
         let mut fields = Fields(vec![kind]);
         fields = fields.u64(start).u64(bytes);
-        section.record(SUMMARY_OFFSET, fields)?;
+        section.record(OPCODE_SUMMARY_OFFSET, fields)?;
     }
     // The checksum covers the footer up to itself.
-    section.write(&[FOOTER])?;
+    section.write(&[OPCODE_FOOTER])?;
     section.write(&20_u64.to_le_bytes())?;
     section.write(&summary_start.to_le_bytes())?;
     section.write(&offsets_start.to_le_bytes())?;
@@ -215,7 +211,7 @@ fn index_chunks(records: &mut Records, data_end: u64, section: &mut Section<impl
         let [opcode] = records.number()?;
         let end = records.u64()? + records.at;
         match (opcode, &mut chunk) {
-            (MESSAGE_INDEX, Some(chunk)) => {
+            (OPCODE_MESSAGE_INDEX, Some(chunk)) => {
                 let channel = records.u16()?;
                 let messages = u64::from(records.u32()?) / INDEX_ENTRY_BYTES;
                 if messages > 0 {
@@ -226,9 +222,9 @@ fn index_chunks(records: &mut Records, data_end: u64, section: &mut Section<impl
             }
             _ => {
                 if let Some(chunk) = chunk.take() {
-                    section.record(CHUNK_INDEX, counts.index_of(chunk))?;
+                    section.record(OPCODE_CHUNK_INDEX, counts.index_of(chunk))?;
                 }
-                if opcode == CHUNK {
+                if opcode == OPCODE_CHUNK {
                     chunk = Some(records.chunk(start, end)?);
                 }
             }
@@ -236,7 +232,7 @@ fn index_chunks(records: &mut Records, data_end: u64, section: &mut Section<impl
         records.skip_to(end)?;
     }
     if let Some(chunk) = chunk {
-        section.record(CHUNK_INDEX, counts.index_of(chunk))?;
+        section.record(OPCODE_CHUNK_INDEX, counts.index_of(chunk))?;
     }
     Ok(counts)
 }

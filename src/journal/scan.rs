@@ -15,11 +15,11 @@ use std::path::Path;
 use super::seal::{RECORD_HEAD_BYTES, SEAL_BYTES, SEAL_MAGIC, SEAL_OPCODE, Seal};
 
 /// What an MCAP file begins and ends with.
-const MAGIC: [u8; 8] = [0x89, b'M', b'C', b'A', b'P', 0x30, b'\r', b'\n'];
-const OPCODE_CHUNK: u8 = 0x06;
-const OPCODE_MESSAGE_INDEX: u8 = 0x07;
-const OPCODE_FOOTER: u8 = 0x02;
-const OPCODE_DATA_END: u8 = 0x0f;
+pub(super) const MAGIC: [u8; 8] = [0x89, b'M', b'C', b'A', b'P', 0x30, b'\r', b'\n'];
+pub(super) const OPCODE_CHUNK: u8 = 0x06;
+pub(super) const OPCODE_MESSAGE_INDEX: u8 = 0x07;
+pub(super) const OPCODE_FOOTER: u8 = 0x02;
+pub(super) const OPCODE_DATA_END: u8 = 0x0f;
 /// Opcodes that stand between seals: header, schema, channel, chunk, message index.
 const DATA_OPCODES: [u8; 5] = [0x01, 0x03, 0x04, OPCODE_CHUNK, OPCODE_MESSAGE_INDEX];
 /// A tail longer than this is not looked at record by record; no writer keeps so much unsealed.

@@ -100,10 +100,15 @@ impl BlockGrid {
         if !config.enabled || !config.piecewise || Self::too_close(config, geometry).is_some() {
             return None;
         }
-        let limit_px = config.max_block_shift_px;
-        let limit_px = if limit_px.is_finite() { limit_px.clamp(0.5, 8.0) } else { 4.0 };
+        let limit_px = Self::largest_shift_px(config);
         let (y, x) = (config.blocks_y.max(1) as usize, config.blocks_x.max(1) as usize);
         Some(Self { rows: Axis::new(y, geometry.height_px), columns: Axis::new(x, geometry.width_px), limit_px })
+    }
+
+    /// Largest shift of a block beyond the frame's that a configuration asks for, along each axis, in pixels.
+    pub fn largest_shift_px(config: &RegisterConfig) -> f64 {
+        let px = config.max_block_shift_px;
+        if px.is_finite() { px.clamp(0.5, 8.0) } else { 4.0 }
     }
 
     /// What is wrong with the blocks for frames of this size, in a sentence.

@@ -2,6 +2,7 @@
 //! and a script of inputs in which everything happens at least once.
 #![allow(dead_code, reason = "each test uses its part of it")]
 
+pub mod counting;
 #[cfg(unix)]
 pub mod process;
 pub mod record;
