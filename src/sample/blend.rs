@@ -98,7 +98,9 @@ impl Blend {
                 self.rows.dot(own_runs, own_weights, strip.shift, sums);
             }
             if !place.is_annulus && self.rows.last_saturated.is_some_and(|row| row >= top) {
-                mask().into_iter().for_each(|mask| mask.count_saturated(strip, None, sums));
+                let mut counted = Sums::default();
+                mask().into_iter().for_each(|mask| mask.accumulate(strip, &mut counted));
+                sums.saturated += counted.saturated;
             }
         }
     }

@@ -7,18 +7,15 @@
 //! F = ((1 - fy) ((1 - fx) S(0,0) + fx S(0,1)) + fy ((1 - fx) S(1,0) + fx S(1,1))) / sum(w)
 //! ```
 //!
-//! so the interpolation happens once a mask and not once a pixel. There are four ways to the same integer:
-//! * a **uniform** mask inside the frame reads every sample once: all that matters about a sample is which of its four
-//!   neighbours up and left belong to the mask, one of 15 patterns; each pattern's samples are added up, and the
-//!   fraction weighs the 15 sums ([`Patterns`]). Well inside the mask all four do, and the fraction drops out;
-//! * a **weighted** mask inside the frame reads four samples for each pixel, with one multiplication each;
+//! so the interpolation happens once a mask and not once a pixel. There are three ways to the same integer:
+//! * inside the frame, pieces of sixteen samples are multiplied with as many weights at once (`pieces.rs`);
 //! * at the border of the frame or of a strip, runs of neighbouring pixels are cut to what may be read;
 //! * where very many masks read a whole frame, it is interpolated once for all of them (`blend.rs`).
 //!
 //! Units: weights are 16-bit, the largest of a mask is [`WEIGHT_ONE`]; fractions are 1/256 pixel. A product has 31
 //! bits, a sum over all pixels of the largest frame 57, with the fractions 73: it is kept in 128 bits.
 
-use crate::sample::gather::{Indices, Patterns};
+use crate::sample::pieces::{Pieces, Taps};
 use std::ops::Range;
 
 /// The fixed-point weight of a mask's heaviest pixel.
@@ -144,6 +141,8 @@ pub(crate) struct Strip<'a> {
     pub inside: Inside,
     /// The saturated sample, where it is to be counted.
     pub saturation: Option<u16>,
+    /// Whether the processor's vector instructions may be used.
+    pub simd: bool,
 }
 
 /// A box of pixels.
@@ -179,9 +178,7 @@ impl PixelBox {
 #[derive(Debug)]
 pub(crate) struct Mask {
     runs: Vec<Run>,
-    indices: Indices,
-    /// Only of uniform masks.
-    patterns: Option<Patterns>,
+    pieces: Pieces,
     /// Empty when all weights are 1.
     weights: Vec<u16>,
     weight_sum: u64,
@@ -205,18 +202,16 @@ impl Mask {
     }
 
     fn of_runs(width_px: usize, pixels: impl Iterator<Item = (u32, u32, u16)>, keep_weights: bool) -> Mask {
-        let mut offsets = Vec::new();
+        let pixels: Vec<(u32, u32, u16)> = pixels.collect();
         let mut mask = Mask {
             runs: Vec::new(),
-            indices: Indices::of(&[]),
-            patterns: None,
+            pieces: Pieces::of(width_px, &pixels, !keep_weights),
             weights: Vec::new(),
             weight_sum: 0,
             pixel_count: 0,
             area: PixelBox { rows: 0..0, cols: 0..0 },
         };
         for (row, col, weight) in pixels {
-            offsets.push(row * width_px as u32 + col);
             let (row, col) = (row as i32, col as i32);
             match mask.runs.last_mut() {
                 Some(run) if run.row == row && run.col + run.len as i32 == col => run.len += 1,
@@ -229,10 +224,6 @@ impl Mask {
             mask.pixel_count += 1;
             let pixel = PixelBox { rows: row..row + 1, cols: col..col + 1 };
             mask.area = if mask.pixel_count == 1 { pixel } else { mask.area.and(&pixel) };
-        }
-        mask.indices = Indices::of(&offsets);
-        if !keep_weights {
-            mask.patterns = Some(Patterns::of(&offsets, width_px));
         }
         mask
     }
@@ -277,7 +268,7 @@ impl Mask {
 
     /// Samples that [`Mask::accumulate`] reads of a frame inside which it is.
     pub fn reads(&self) -> usize {
-        self.patterns.as_ref().map_or(4 * self.pixel_count as usize, Patterns::reads)
+        self.pieces.reads()
     }
 
     /// Row, column and length of each run of neighbouring pixels, sorted.
@@ -290,18 +281,20 @@ impl Mask {
         &self.weights
     }
 
-    /// Counts saturated samples where the shift, rounded to whole pixels, puts the mask's pixels: of those in `limits`
-    /// or, without these, of all.
-    pub fn count_saturated(&self, strip: &Strip, limits: Option<(isize, isize)>, sums: &mut Sums) {
-        let (Some(saturation), shift, width) = (strip.saturation, strip.shift, strip.width_px as isize) else { return };
-        let below = if shift.row_fraction >= FRACTION_ONE / 2 { width } else { 0 };
-        let right = isize::from(shift.col_fraction >= FRACTION_ONE / 2);
-        let base = shift.row as isize * width + shift.col as isize + below + right;
-        let mut part = self.indices.all();
-        if let Some((low, high)) = limits {
-            part = self.indices.between(part, base, low, high);
+    /// What a strip holds that the mask is inside, with a row and a column to spare; nothing where a piece of the mask
+    /// would leave the frame.
+    fn sum_pieces(&self, strip: &Strip) -> Option<Sums> {
+        let Strip { samples, width_px, shift, saturation, simd, .. } = *strip;
+        let base = shift.row as isize * width_px as isize + shift.col as isize;
+        let taps = self.pieces.taps(base, (width_px, shift.row_fraction > 0), samples, simd)?;
+        let mut saturated = 0;
+        if let Some(saturation) = saturation {
+            // counted where the shift, rounded to whole pixels, puts the mask's pixels
+            let below = if shift.row_fraction >= FRACTION_ONE / 2 { width_px as isize } else { 0 };
+            let right = isize::from(shift.col_fraction >= FRACTION_ONE / 2);
+            saturated = self.pieces.count(base + below + right, samples, saturation, simd)?;
         }
-        sums.saturated += self.indices.count(part, base, strip.samples, saturation);
+        Some(Sums { total: combined(taps, shift), saturated })
     }
 
     /// Adds what the strip holds.
@@ -312,22 +305,10 @@ impl Mask {
         if last <= rows.0 || first >= rows.1 {
             return;
         }
-        let in_frame = self.area.is_inside(strip);
-        let width = strip.width_px as isize;
-        let base = shift.row as isize * width + shift.col as isize;
-        let cut = first < rows.0 || last > rows.1;
-        let limits = cut.then_some((rows.0 as isize * width, rows.1 as isize * width));
-        let total = match &self.patterns {
-            _ if !in_frame => None,
-            Some(patterns) => Some(u128::from(patterns.total(shift, base, strip.samples, limits))),
-            None if limits.is_none() => {
-                Some(combined(self.indices.dot(&self.weights, base, strip.width_px, strip.samples), shift))
-            }
-            None => None,
-        };
-        if let Some(total) = total {
-            sums.total += total;
-            self.count_saturated(strip, limits, sums);
+        let uncut = first >= rows.0 && last <= rows.1 && self.area.is_inside(strip);
+        if let Some(all) = uncut.then(|| self.sum_pieces(strip)).flatten() {
+            sums.total += all.total;
+            sums.saturated += all.saturated;
             return;
         }
         let clip = self.area.cols.start < inside.left || self.area.cols.end > inside.right;
@@ -440,7 +421,7 @@ impl Mask {
 }
 
 /// The four sums weighed by the fraction.
-fn combined(taps: [[u64; 2]; 2], shift: Shift) -> u128 {
+fn combined(taps: Taps, shift: Shift) -> u128 {
     let one = u128::from(FRACTION_ONE);
     let (fy, fx) = (u128::from(shift.row_fraction), u128::from(shift.col_fraction));
     let across = |taps: [u64; 2]| (one - fx) * u128::from(taps[0]) + fx * u128::from(taps[1]);
@@ -507,14 +488,22 @@ mod tests {
 
     fn strip(samples: &[u16], shift: Shift, rows: (i32, i32)) -> Strip<'_> {
         let inside = Inside::new(HEIGHT, WIDTH, shift);
-        Strip { samples, height_px: HEIGHT, width_px: WIDTH, rows, shift, inside, saturation: Some(65_535) }
+        Strip {
+            samples,
+            height_px: HEIGHT,
+            width_px: WIDTH,
+            rows,
+            shift,
+            inside,
+            saturation: Some(65_535),
+            simd: shift.row % 2 == 0,
+        }
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
-        // The frame is larger than a window of 16-bit indices: masks at the top begin one, masks at the bottom end one,
-        // and masks of more than 255 rows span more than one.
+        // Masks at the right border and in the last rows have pieces that leave the row, or the frame.
         #[test]
         fn every_way_of_summing_gives_the_integer_of_the_definition(
             top in 0_u32..299, height in prop_oneof![1_u32..20, 250_u32..300], left in 0_u32..255, width in 1_u32..12,

@@ -19,12 +19,12 @@ mod blend;
 mod demix;
 pub mod detect;
 pub mod formats;
-mod gather;
 mod mask;
 mod moved;
 mod neuropil;
 mod nnls;
 mod overlap;
+mod pieces;
 mod rois;
 mod sampler;
 

@@ -120,6 +120,7 @@ pub(super) type RowsApart = [Mask; 2];
 pub struct Sampler {
     pub(super) geometry: Geometry,
     pub(super) whole_pixel: bool,
+    simd: bool,
     /// The ROIs that were asked for, and behind them what `demix` needs besides.
     pub(super) probes: Vec<Probe>,
     /// ROIs that were asked for.
@@ -199,6 +200,7 @@ impl Sampler {
         Ok(Sampler {
             geometry: set.geometry,
             whole_pixel: config.whole_pixel,
+            simd: config.simd,
             sums: vec![Default::default(); probes.len()],
             own: Vec::with_capacity(probes.len()),
             probes,
@@ -328,6 +330,7 @@ impl Sampler {
             shift,
             inside: self.inside(shift),
             saturation: Some(view.saturation),
+            simd: self.simd,
         };
         if let Some(odd) = self.odd_shift {
             return self.accumulate_lines(&strip, odd);
