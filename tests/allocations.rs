@@ -3,71 +3,139 @@
 
 mod common;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use apical::config::sample::{SampleConfig, SampleMode};
-use apical::engine::{Command, FrameItem, Overload, Realtime, RealtimeSettings, rings};
-use apical::frame::{FrameView, Geometry};
+use apical::engine::{Command, FrameItem, Overload, Realtime, RealtimeSettings, ServiceEnds, ThreadEnds, rings};
+use apical::frame::{FrameMeta, FrameSlot, FrameView, Geometry};
 use apical::sample::{Roi, RoiPixel, RoiSet, SampleBuffer, Sampler};
 use common::counting::{Counting, count};
 use common::{BASELINE_FRAMES, config, driver, frames};
+use rtrb::Producer;
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// Frames of a run.
+const FRAMES: u64 = 10_000;
+/// Of which so many are distinct.
+const DISTINCT: usize = 600;
+
 #[test]
 fn ten_thousand_frames_allocate_nothing() {
     for phase in ["\"off\"", "\"estimate\""] {
-        ten_thousand_frames(1, &[&format!("register.bidirectional_phase={phase}")]);
+        ten_thousand_frames(1, &[&format!("register.bidirectional_phase={phase}")], in_slots);
     }
-    ten_thousand_frames(1, &["register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"]);
-    ten_thousand_frames(1, &["register.template_update_frames=700"]);
-    ten_thousand_frames(2, &["stream.plane=[0, 1]", "register.z_step_um=10.0"]);
+    ten_thousand_frames(1, &["register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"], in_slots);
+    ten_thousand_frames(1, &["register.template_update_frames=700"], in_slots);
+    ten_thousand_frames(2, &["stream.plane=[0, 1]", "register.z_step_um=10.0"], in_slots);
+}
+
+#[cfg(all(feature = "shm", unix))]
+#[test]
+fn ten_thousand_frames_in_shared_memory_allocate_nothing() {
+    ten_thousand_frames(1, &["register.bidirectional_phase=\"estimate\""], in_shared_memory);
+    let blocks = ["register.piecewise=true", "register.blocks_y=4", "register.blocks_x=4"];
+    ten_thousand_frames(1, &blocks, in_shared_memory);
+}
+
+/// Hands frames over, and takes back what the engine is done with.
+struct Feed {
+    hand_over: Box<dyn FnMut(usize, FrameMeta)>,
+    take_back: Box<dyn FnMut(FrameItem)>,
+}
+
+/// Slots that a source fills.
+fn in_slots(slots: Vec<FrameSlot>, _: &mut ThreadEnds, frames: Producer<FrameItem>) -> Feed {
+    let pool: Vec<Option<FrameItem>> = slots.into_iter().map(|slot| Some(FrameItem::Pixels(Box::new(slot)))).collect();
+    let (pool, count, mut frames) = (Rc::new(RefCell::new(pool)), DISTINCT as u64, frames);
+    let (own, mut lent) = (Rc::clone(&pool), 0);
+    let hand_over = move |place: usize, meta| {
+        let mut item = own.borrow_mut()[place].take().expect("it came back");
+        if let FrameItem::Pixels(slot) = &mut item {
+            slot.meta = meta;
+        }
+        assert!(frames.push(item).is_ok());
+    };
+    let take_back = move |item| {
+        pool.borrow_mut()[(lent % count) as usize] = Some(item);
+        lent += 1;
+    };
+    Feed { hand_over: Box::new(hand_over), take_back: Box::new(take_back) }
+}
+
+/// Shared memory, which the real-time thread itself looks into.
+#[cfg(all(feature = "shm", unix))]
+fn in_shared_memory(slots: Vec<FrameSlot>, thread: &mut ThreadEnds, _: Producer<FrameItem>) -> Feed {
+    use apical::engine::shared_clock_ns;
+    use apical::service::shared::{Shared, open};
+    use apical::source::SharedSender;
+
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let name = format!("apical/test/{}/allocations/{number}", std::process::id());
+    let (geometry, pixel_type) = (slots[0].geometry, slots[0].pixel_type);
+    let Shared { port, give_back, .. } =
+        open(&name, geometry, geometry.height_px, pixel_type, 4).expect("shared memory");
+    thread.take_from(port);
+    let sender = SharedSender::connect(&name, geometry.count(), true).expect("room");
+    let hand_over = move |place: usize, meta| {
+        let mut loan = sender.loan().expect("memory");
+        loan.samples_mut().copy_from_slice(slots[place].samples());
+        loan.publish(&meta, shared_clock_ns()).expect("there is room");
+    };
+    Feed { hand_over: Box::new(hand_over), take_back: Box::new(move |item| give_back(item)) }
 }
 
 /// So many planes take turns.
-fn ten_thousand_frames(planes: u64, more: &[&str]) {
+fn ten_thousand_frames(
+    planes: u64,
+    more: &[&str],
+    feed: impl FnOnce(Vec<FrameSlot>, &mut ThreadEnds, Producer<FrameItem>) -> Feed,
+) {
     let deconvolution = ["activity.deconvolution=ar2", "activity.deconvolution_lag_frames=2"];
     let config = config(&[&["limits.min_interval_ms=10.0", deconvolution[0], deconvolution[1]], more].concat());
-    let distinct = 600;
-    let (rois, slots) = frames(&config, distinct);
+    let (rois, slots) = frames(&config, DISTINCT as u64);
     let driver = driver(&config, &rois);
     let engine = driver.engine();
-    let (thread, mut service) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), 4);
+    let (mut thread, service) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), 4);
+    let ServiceEnds { frames, mut commands, mut publisher, replies: _replies, flags: _flags } = service;
+    let mut feed = feed(slots, &mut thread, frames);
     let settings = RealtimeSettings { overload: Overload::Every, gap_ns: 0, spin_ns: 0, snapshot_frames: 1_000 };
     let mut realtime = Realtime::new(driver, thread, settings, std::thread::current());
-    let mut pool: Vec<Option<FrameItem>> =
-        slots.into_iter().map(|slot| Some(FrameItem::Pixels(Box::new(slot)))).collect();
-    let (mut rewards, mut snapshots, mut decided) = (0, 0, 0u64);
-    service.commands.push((1, Command::StartBaseline)).expect("room");
+    let (mut rewards, mut snapshots, mut decided, mut taken) = (0, 0, 0u64, 0);
+    commands.push((1, Command::StartBaseline)).expect("room");
     while realtime.turn() {}
-    let before = count();
-    for index in 0..10_000u64 {
+    for index in 0..FRAMES {
         if index == planes * BASELINE_FRAMES {
-            service.commands.push((2, Command::Calibrate)).expect("room");
-            service.commands.push((3, Command::StartTask { accept_template: true })).expect("room");
-            service.commands.push((4, Command::ChangeThreshold { threshold: 0.3, range_low: None })).expect("room");
+            commands.push((2, Command::Calibrate)).expect("room");
+            commands.push((3, Command::StartTask { accept_template: true })).expect("room");
+            commands.push((4, Command::ChangeThreshold { threshold: 0.3, range_low: None })).expect("room");
         }
-        let place = (index % distinct) as usize;
-        let mut item = pool[place].take().expect("it came back");
-        if let FrameItem::Pixels(slot) = &mut item {
-            slot.meta.index = index / planes;
-            slot.meta.plane = (index % planes) as u32;
-            slot.meta.device_ns = index * 33_333_333;
-        }
-        assert!(service.frames.push(item).is_ok());
+        let meta = FrameMeta {
+            index: index / planes,
+            plane: (index % planes) as u32,
+            device_ns: index * 33_333_333,
+            ..FrameMeta::default()
+        };
+        (feed.hand_over)((index % DISTINCT as u64) as usize, meta);
+        let before = count();
         while realtime.turn() {}
-        pool[place] = Some(service.publisher.used_frames.pop().expect("the frame was taken").item);
-        while let Ok(record) = service.publisher.records.pop() {
+        // the first frame maps its producer's memory
+        taken += if index == 0 { 0 } else { count() - before };
+        (feed.take_back)(publisher.used_frames.pop().expect("the frame was taken").item);
+        while let Ok(record) = publisher.records.pop() {
             decided += u64::from(record.decision.has_pixels);
             rewards += record.decision.intents.iter().filter(|i| i.width_us > 0).count();
-            assert!(service.publisher.free_records.push(record).is_ok());
+            assert!(publisher.free_records.push(record).is_ok());
         }
-        while let Ok(snapshot) = service.publisher.snapshots.pop() {
+        while let Ok(snapshot) = publisher.snapshots.pop() {
             snapshots += 1;
-            assert!(service.publisher.free_snapshots.push(snapshot).is_ok());
+            assert!(publisher.free_snapshots.push(snapshot).is_ok());
         }
     }
-    let taken = count() - before;
-    assert_eq!(decided, 10_000);
+    assert_eq!(decided, FRAMES);
     assert!(rewards > 10 && snapshots >= 10, "{rewards} rewards, {snapshots} snapshots: the test saw too little");
     assert_eq!(taken, 0, "the frame loop allocated or freed memory");
 }

@@ -113,7 +113,7 @@ fn said(status: tonic::Status) -> anyhow::Error {
 /// A stream of frames into a service.
 pub(super) enum FrameStream {
     /// Pixels.
-    Pixels(mpsc::Sender<v1::IngestFramesRequest>),
+    Pixels(PixelStream),
     /// ROI values.
     Values(mpsc::Sender<v1::IngestRoiValuesRequest>),
 }
@@ -140,6 +140,7 @@ pub(super) async fn open_stream(channel: Channel, header: PlayedHeader) -> anyho
 async fn open_pixels(mut client: IngestServiceClient<Channel>, header: v1::StreamHeader) -> anyhow::Result<Opened> {
     use v1::ingest_frames_response::Message;
     let (sender, receiver) = mpsc::channel(SENDING);
+    let height_px = header.height_px;
     let message = Some(v1::ingest_frames_request::Message::Header(header));
     sender.send(v1::IngestFramesRequest { message }).await?;
     let mut answers = client.ingest_frames(ReceiverStream::new(receiver)).await.map_err(said)?.into_inner();
@@ -148,7 +149,8 @@ async fn open_pixels(mut client: IngestServiceClient<Channel>, header: v1::Strea
     let acks = forward_acks(
         answers.map(|answer| answer.map(|m| if let Some(Message::Ack(ack)) = m.message { Some(ack) } else { None })),
     );
-    Ok(Opened { stream: FrameStream::Pixels(sender), accepted, acks })
+    let stream = FrameStream::Pixels(PixelStream { messages: sender, height_px });
+    Ok(Opened { stream, accepted, acks })
 }
 
 async fn open_values(mut client: IngestServiceClient<Channel>, header: v1::RoiValuesHeader) -> anyhow::Result<Opened> {
@@ -181,13 +183,69 @@ fn forward_acks(
     receiver
 }
 
+/// Bytes of pixels in a message: with what else is in it they fit one HTTP/2 frame.
+const STRIP_BYTES: usize = (64 << 10) - 256;
+
+/// Pixels into a service. Whole frames leave in strips: the service puts one away while the next is on its way, and
+/// what both of them touch is still in their caches.
+pub(super) struct PixelStream {
+    messages: mpsc::Sender<v1::IngestFramesRequest>,
+    height_px: u32,
+}
+
+impl PixelStream {
+    /// Sends a frame, or a strip of one; waits where the service is behind.
+    pub async fn send(&self, frame: v1::Frame) -> anyhow::Result<()> {
+        for strip in in_strips(frame, self.height_px) {
+            self.messages.send(message_of(strip)).await.context(ENDED)?;
+        }
+        Ok(())
+    }
+
+    /// The same from a thread of its own.
+    pub fn blocking_send(&self, frame: v1::Frame) -> anyhow::Result<()> {
+        for strip in in_strips(frame, self.height_px) {
+            self.messages.blocking_send(message_of(strip)).context(ENDED)?;
+        }
+        Ok(())
+    }
+}
+
+/// What is said when nobody takes messages any more.
+const ENDED: &str = "the service ended the stream";
+
+fn message_of(strip: v1::Frame) -> v1::IngestFramesRequest {
+    v1::IngestFramesRequest { message: Some(v1::ingest_frames_request::Message::Frame(strip)) }
+}
+
+/// A whole frame of `height_px` rows in strips of up to [`STRIP_BYTES`], and at least one row each. A strip, and a
+/// payload that is not so many rows, stays as it is.
+fn in_strips(frame: v1::Frame, height_px: u32) -> impl Iterator<Item = v1::Frame> {
+    let (rows_px, bytes) = (height_px as usize, frame.pixels.len());
+    let row_bytes = bytes.checked_div(rows_px).unwrap_or(0);
+    let cut = frame.row_count_px == 0 && row_bytes > 0 && row_bytes * rows_px == bytes && bytes > STRIP_BYTES;
+    let most_px = if cut { (STRIP_BYTES / row_bytes).max(1) } else { rows_px.max(1) };
+    // strips of the same height, but for the last
+    let strips = rows_px.max(1).div_ceil(most_px);
+    let step_px = rows_px.max(1).div_ceil(strips);
+    (0..rows_px.max(1)).step_by(step_px).map(move |first_px| {
+        if !cut {
+            return frame.clone();
+        }
+        let end_px = (first_px + step_px).min(rows_px);
+        let pixels = frame.pixels.slice(first_px * row_bytes..end_px * row_bytes);
+        let (row_offset_px, row_count_px) = (first_px as u32, (end_px - first_px) as u32);
+        v1::Frame { pixels, row_offset_px, row_count_px, ..frame.clone() }
+    })
+}
+
 impl FrameStream {
     /// Sends a frame; waits where the service is behind. The pixels move into the message.
     pub async fn send(&self, frame: &mut PlayedFrame) -> anyhow::Result<()> {
         let meta = frame.meta;
-        let sent = match self {
-            FrameStream::Pixels(sender) => {
-                let message = v1::ingest_frames_request::Message::Frame(v1::Frame {
+        match self {
+            FrameStream::Pixels(stream) => {
+                let frame = v1::Frame {
                     index: meta.index,
                     plane: meta.plane,
                     channel: meta.channel,
@@ -196,17 +254,52 @@ impl FrameStream {
                     row_offset_px: 0,
                     row_count_px: 0,
                     pixels: std::mem::take(&mut frame.pixels).into(),
-                });
-                sender.send(v1::IngestFramesRequest { message: Some(message) }).await.is_ok()
+                };
+                stream.send(frame).await
             }
             FrameStream::Values(sender) => {
                 let (index, device_ns) = (meta.index, meta.device_ns);
                 let values = v1::RoiValues { index, device_ns, f_counts: std::mem::take(&mut frame.values) };
                 let message = v1::ingest_roi_values_request::Message::Values(values);
-                sender.send(v1::IngestRoiValuesRequest { message: Some(message) }).await.is_ok()
+                sender.send(v1::IngestRoiValuesRequest { message: Some(message) }).await.context(ENDED)
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_leaves_in_strips_that_are_the_frame() {
+        for (height_px, row_bytes) in [(512_u32, 1_024_usize), (512, 1_592), (1, 300_000), (7, 65_281), (96, 192)] {
+            let pixels: Vec<u8> = (0..height_px as usize * row_bytes).map(|k| (k * 7 >> 3) as u8).collect();
+            let frame = v1::Frame { index: 5, pixels: pixels.clone().into(), ..v1::Frame::default() };
+            let strips: Vec<v1::Frame> = in_strips(frame.clone(), height_px).collect();
+            let (mut next_px, mut bytes) = (0, Vec::new());
+            for strip in &strips {
+                assert_eq!((strip.index, strip.row_offset_px), (5, next_px));
+                assert!(strip.pixels.len() <= STRIP_BYTES.max(row_bytes), "{}", strip.pixels.len());
+                next_px += strip.row_count_px;
+                bytes.extend_from_slice(&strip.pixels);
+            }
+            assert!(bytes == pixels, "{height_px} x {row_bytes}");
+            let one = next_px == 0 && strips == [frame];
+            assert!(next_px == height_px || one, "{next_px} of {height_px} rows");
+        }
+    }
+
+    #[test]
+    fn what_is_no_whole_frame_leaves_as_it_is() {
+        let of = |bytes: usize, row_count_px| v1::Frame {
+            pixels: vec![1; bytes].into(),
+            row_count_px,
+            ..v1::Frame::default()
         };
-        anyhow::ensure!(sent, "the service ended the stream");
-        Ok(())
+        for (frame, height_px) in [(of(200_001, 0), 512), (of(200_704, 98), 512), (of(0, 0), 512), (of(200_704, 0), 0)]
+        {
+            assert!(in_strips(frame.clone(), height_px).eq([frame]), "{height_px}");
+        }
     }
 }

@@ -29,7 +29,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 const MESSAGE_HEAD_BYTES: usize = 31;
 /// The MCAP writer keeps the index of every chunk that it has written: after so many a new one takes its place. What a
 /// reader needs of the indexes is made from the file when it ends.
-const WRITER_CHUNKS: u32 = 1_024;
+const WRITER_CHUNKS: u32 = 64;
 /// Bytes that may wait for a disk that takes none, before messages are refused.
 const WAITING_BYTES_MAX: usize = 64 << 20;
 

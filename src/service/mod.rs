@@ -23,7 +23,7 @@ mod publisher;
 mod rig;
 mod session;
 #[cfg(feature = "shm")]
-mod shared;
+pub mod shared;
 
 /// What a build without shared memory says to whoever asks for it.
 pub(crate) const NO_SHARED_MEMORY: &str =

@@ -21,8 +21,8 @@ use crate::proto::v1;
 
 /// Steps that a slow subscriber may lag behind before it loses the oldest.
 const STEPS_KEPT: usize = 1_024;
-/// Events that are kept for clients that were away; the journal keeps all.
-const EVENTS_KEPT: usize = 4_096;
+/// Events that are kept for clients that were away: those of an hour of trials. The journal keeps all.
+const EVENTS_KEPT: usize = 1_024;
 /// Longest sleep of the publisher; it is woken after every input.
 const NAP: Duration = Duration::from_millis(20);
 /// Time between health samples, in nanoseconds.
@@ -626,7 +626,8 @@ impl Publisher {
     }
 
     fn keep(&mut self, snapshot: Box<Snapshot>) {
-        *lock(&self.live.snapshot) = Some(snapshot.state.clone());
+        // Into the memory of the one before it: it is the largest thing that a session makes again and again.
+        lock(&self.live.snapshot).get_or_insert_default().clone_from(&snapshot.state);
         // The counters of the very input that the state is of.
         self.write_health();
         self.write(JournalItem::Snapshot(v1::SnapshotRecord {

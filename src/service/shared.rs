@@ -18,7 +18,7 @@ use crate::source::{SharedError, SharedReceiver};
 const REFUSALS: usize = 64;
 
 /// A session's frames in shared memory.
-pub(super) struct Shared {
+pub struct Shared {
     /// For the real-time thread.
     pub port: Box<dyn FramePort>,
     /// Wakes it.
@@ -46,7 +46,10 @@ struct Port {
 }
 
 /// Makes the services of this name, with so many slots, of which each shows the upper `rows_px` rows of its frame.
-pub(super) fn open(
+///
+/// # Errors
+/// The name is taken, or the system gives no shared memory.
+pub fn open(
     name: &str,
     geometry: Geometry,
     rows_px: usize,

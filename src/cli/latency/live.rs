@@ -6,10 +6,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
-use super::super::client::{FrameStream, Opened, Operator, connect, open_stream};
+use super::super::client::{FrameStream, Opened, Operator, PixelStream, connect, open_stream};
 use super::super::play::PlayedHeader;
 use super::super::runtime;
 use super::feed::{Feed, RING_FRAMES};
@@ -71,8 +70,8 @@ async fn play(
     operator.upload(&feed.rois).await?;
     let header = PlayedHeader::Pixels(feed.header.clone());
     let Opened { stream, accepted, mut acks } = open_stream(channel, header).await?;
-    let FrameStream::Pixels(sender) = stream else { bail!("the stream carries no pixels") };
-    let way = Way::open(&feed.header, &accepted, sender)?;
+    let FrameStream::Pixels(stream) = stream else { bail!("the stream carries no pixels") };
+    let way = Way::open(&feed.header, &accepted, stream)?;
     let acknowledged = Arc::new(AtomicU64::new(0));
     let counted = Arc::clone(&acknowledged);
     let acks = tokio::spawn(async move {
@@ -144,7 +143,7 @@ async fn on_a_thread<T: Send + 'static>(
 /// How frames leave the adapter.
 enum Way {
     /// In messages of the stream.
-    Messages(mpsc::Sender<v1::IngestFramesRequest>),
+    Messages(PixelStream),
     /// Through memory that the service reads.
     #[cfg(feature = "shm")]
     Shared(Box<SharedWay>),
@@ -157,16 +156,12 @@ struct SharedWay {
     pixel_type: crate::frame::PixelType,
     inverted: bool,
     /// Acknowledgements come as long as the stream is open.
-    _stream: mpsc::Sender<v1::IngestFramesRequest>,
+    _stream: PixelStream,
 }
 
 impl Way {
     #[cfg(feature = "shm")]
-    fn open(
-        header: &v1::StreamHeader,
-        accepted: &v1::StreamAccepted,
-        stream: mpsc::Sender<v1::IngestFramesRequest>,
-    ) -> anyhow::Result<Self> {
+    fn open(header: &v1::StreamHeader, accepted: &v1::StreamAccepted, stream: PixelStream) -> anyhow::Result<Self> {
         if !header.shared_memory {
             return Ok(Way::Messages(stream));
         }
@@ -179,11 +174,7 @@ impl Way {
     }
 
     #[cfg(not(feature = "shm"))]
-    fn open(
-        _: &v1::StreamHeader,
-        _: &v1::StreamAccepted,
-        stream: mpsc::Sender<v1::IngestFramesRequest>,
-    ) -> anyhow::Result<Self> {
+    fn open(_: &v1::StreamHeader, _: &v1::StreamAccepted, stream: PixelStream) -> anyhow::Result<Self> {
         Ok(Way::Messages(stream))
     }
 }
@@ -206,13 +197,11 @@ impl Adapter {
         let index = self.next;
         self.next += 1;
         match &self.way {
-            Way::Messages(sender) if self.strips > 1 => self.scan(sender, index, pixels),
-            Way::Messages(sender) => {
+            Way::Messages(stream) if self.strips > 1 => self.scan(stream, index, pixels),
+            Way::Messages(stream) => {
                 let device_ns = HostClock.now_ns();
                 let frame = v1::Frame { index, device_ns, pixels: pixels.clone(), ..v1::Frame::default() };
-                let message = Some(v1::ingest_frames_request::Message::Frame(frame));
-                let sent = sender.blocking_send(v1::IngestFramesRequest { message });
-                sent.ok().context("the service ended the stream")
+                stream.blocking_send(frame)
             }
             #[cfg(feature = "shm")]
             Way::Shared(way) => {
@@ -227,12 +216,7 @@ impl Adapter {
     }
 
     /// Sends a frame's strips, each when its last line has been scanned.
-    fn scan(
-        &self,
-        sender: &mpsc::Sender<v1::IngestFramesRequest>,
-        index: u64,
-        pixels: &bytes::Bytes,
-    ) -> anyhow::Result<()> {
+    fn scan(&self, stream: &PixelStream, index: u64, pixels: &bytes::Bytes) -> anyhow::Result<()> {
         let (device_ns, row_bytes) = (HostClock.now_ns(), pixels.len() / self.rows as usize);
         let cut = |strip: u32| (u64::from(self.rows) * u64::from(strip) / u64::from(self.strips)) as u32;
         for strip in 0..self.strips {
@@ -247,9 +231,7 @@ impl Adapter {
                 pixels: pixels.slice(first as usize * row_bytes..end as usize * row_bytes),
                 ..v1::Frame::default()
             };
-            let message = Some(v1::ingest_frames_request::Message::Frame(frame));
-            let sent = sender.blocking_send(v1::IngestFramesRequest { message });
-            sent.ok().context("the service ended the stream")?;
+            stream.blocking_send(frame)?;
         }
         Ok(())
     }

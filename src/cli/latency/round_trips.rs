@@ -193,7 +193,7 @@ async fn play(
     rate_hz: f64,
 ) -> anyhow::Result<()> {
     let Opened { stream, mut acks, .. } = open_stream(channel, PlayedHeader::Pixels(microscope.header.clone())).await?;
-    let FrameStream::Pixels(sender) = stream else { anyhow::bail!("the stream carries no pixels") };
+    let FrameStream::Pixels(stream) = stream else { anyhow::bail!("the stream carries no pixels") };
     let acks = tokio::spawn(async move {
         while let Some(ack) = acks.recv().await {
             ack?;
@@ -211,9 +211,7 @@ async fn play(
             let frame =
                 v1::Frame { index, device_ns: (index as f64 * 1e9 / rate_hz) as u64, pixels, ..Default::default() };
             index += 1;
-            let message = Some(v1::ingest_frames_request::Message::Frame(frame));
-            let sent = sender.blocking_send(v1::IngestFramesRequest { message });
-            sent.ok().context("the service ended the stream")
+            stream.blocking_send(frame)
         });
         window.map(|_| ())
     });
