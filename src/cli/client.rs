@@ -274,7 +274,7 @@ mod tests {
     #[test]
     fn a_frame_leaves_in_strips_that_are_the_frame() {
         for (height_px, row_bytes) in [(512_u32, 1_024_usize), (512, 1_592), (1, 300_000), (7, 65_281), (96, 192)] {
-            let pixels: Vec<u8> = (0..height_px as usize * row_bytes).map(|k| (k * 7 >> 3) as u8).collect();
+            let pixels: Vec<u8> = (0..height_px as usize * row_bytes).map(|k| ((7 * k) >> 3) as u8).collect();
             let frame = v1::Frame { index: 5, pixels: pixels.clone().into(), ..v1::Frame::default() };
             let strips: Vec<v1::Frame> = in_strips(frame.clone(), height_px).collect();
             let (mut next_px, mut bytes) = (0, Vec::new());

@@ -119,9 +119,15 @@ impl Operator {
         let _ = self.control.manual_reward(v1::ManualRewardRequest { command }).await;
     }
 
-    /// Stops the session; its directory.
+    /// Stops the session; its directory. A long one, whose report takes its time, is asked for again.
     pub async fn stop(&mut self) -> PathBuf {
         let command = self.header();
-        PathBuf::from(self.control.stop(v1::StopRequest { command }).await.expect("stopped").into_inner().directory)
+        for _ in 0..20 {
+            match self.control.stop(v1::StopRequest { command: command.clone() }).await {
+                Ok(stopped) => return PathBuf::from(stopped.into_inner().directory),
+                Err(status) => assert_eq!(status.code(), tonic::Code::DeadlineExceeded, "{status}"),
+            }
+        }
+        panic!("the session does not end")
     }
 }
