@@ -186,23 +186,21 @@ fn forward_acks(
 /// Bytes of pixels in a message: with what else is in it they fit one HTTP/2 frame.
 const STRIP_BYTES: usize = (64 << 10) - 256;
 
-/// Pixels into a service. Whole frames leave in strips: the service puts one away while the next is on its way, and
-/// what both of them touch is still in their caches.
+/// Pixels into a service.
 pub(super) struct PixelStream {
     messages: mpsc::Sender<v1::IngestFramesRequest>,
     height_px: u32,
 }
 
 impl PixelStream {
-    /// Sends a frame, or a strip of one; waits where the service is behind.
-    pub async fn send(&self, frame: v1::Frame) -> anyhow::Result<()> {
-        for strip in in_strips(frame, self.height_px) {
-            self.messages.send(message_of(strip)).await.context(ENDED)?;
-        }
-        Ok(())
+    /// Sends a frame in one message; waits where the service is behind.
+    async fn send(&self, frame: v1::Frame) -> anyhow::Result<()> {
+        self.messages.send(message_of(frame)).await.context(ENDED)
     }
 
-    /// The same from a thread of its own.
+    /// Sends a frame, or a strip of one, from a thread of its own. A whole frame leaves in strips: the service puts one
+    /// away while the next is on its way, and what both of them touch is still in their caches. It must be of a plane
+    /// and channel that the session reads, for every other strip is answered by itself.
     pub fn blocking_send(&self, frame: v1::Frame) -> anyhow::Result<()> {
         for strip in in_strips(frame, self.height_px) {
             self.messages.blocking_send(message_of(strip)).context(ENDED)?;

@@ -32,6 +32,8 @@ const MESSAGE_HEAD_BYTES: usize = 31;
 const WRITER_CHUNKS: u32 = 64;
 /// Bytes that may wait for a disk that takes none, before messages are refused.
 const WAITING_BYTES_MAX: usize = 64 << 20;
+/// Of the memory that they took so much is kept for the next ones; a disk that stalled once costs none for ever.
+const WAITING_BYTES_KEPT: usize = 8 << 20;
 
 /// What the MCAP writer writes to; shared with the file that takes it out again. One thread uses both ends.
 #[derive(Debug, Clone, Default)]
@@ -228,6 +230,7 @@ impl SealedFile {
             self.file.write_all(&self.waiting)?;
             self.written += self.waiting.len() as u64;
             self.waiting.clear();
+            self.waiting.shrink_to(WAITING_BYTES_KEPT);
         }
         match self.policy {
             SyncPolicy::Disk => self.file.sync_data(),
