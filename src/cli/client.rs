@@ -221,19 +221,21 @@ fn message_of(strip: v1::Frame) -> v1::IngestFramesRequest {
 fn in_strips(frame: v1::Frame, height_px: u32) -> impl Iterator<Item = v1::Frame> {
     let (rows_px, bytes) = (height_px as usize, frame.pixels.len());
     let row_bytes = bytes.checked_div(rows_px).unwrap_or(0);
-    let cut = frame.row_count_px == 0 && row_bytes > 0 && row_bytes * rows_px == bytes && bytes > STRIP_BYTES;
-    let most_px = if cut { (STRIP_BYTES / row_bytes).max(1) } else { rows_px.max(1) };
-    // strips of the same height, but for the last
-    let strips = rows_px.max(1).div_ceil(most_px);
-    let step_px = rows_px.max(1).div_ceil(strips);
-    (0..rows_px.max(1)).step_by(step_px).map(move |first_px| {
-        if !cut {
-            return frame.clone();
-        }
-        let end_px = (first_px + step_px).min(rows_px);
-        let pixels = frame.pixels.slice(first_px * row_bytes..end_px * row_bytes);
-        let (row_offset_px, row_count_px) = (first_px as u32, (end_px - first_px) as u32);
-        v1::Frame { pixels, row_offset_px, row_count_px, ..frame.clone() }
+    let is_whole = frame.row_count_px == 0 && row_bytes > 0 && row_bytes * rows_px == bytes;
+    let count = if is_whole { rows_px.div_ceil((STRIP_BYTES / row_bytes).max(1)) } else { 1 };
+    let uncut = (count == 1).then(|| frame.clone());
+    let cut = if count == 1 { 0 } else { count as u32 };
+    uncut.into_iter().chain(strips_of(frame, height_px, cut))
+}
+
+/// A whole frame of `height_px` rows in so many strips, from the top to the bottom.
+pub(super) fn strips_of(frame: v1::Frame, height_px: u32, count: u32) -> impl Iterator<Item = v1::Frame> {
+    let row_bytes = frame.pixels.len() / height_px.max(1) as usize;
+    let first_row = move |strip: u32| (u64::from(height_px) * u64::from(strip) / u64::from(count)) as u32;
+    (0..count).map(move |strip| {
+        let (first, end) = (first_row(strip), first_row(strip + 1));
+        let pixels = frame.pixels.slice(first as usize * row_bytes..end as usize * row_bytes);
+        v1::Frame { row_offset_px: first, row_count_px: end - first, pixels, ..frame.clone() }
     })
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use tonic::transport::Channel;
 
-use super::super::client::{FrameStream, Opened, Operator, PixelStream, connect, open_stream};
+use super::super::client::{FrameStream, Opened, Operator, PixelStream, connect, open_stream, strips_of};
 use super::super::play::PlayedHeader;
 use super::super::runtime;
 use super::feed::{Feed, RING_FRAMES};
@@ -217,21 +217,13 @@ impl Adapter {
 
     /// Sends a frame's strips, each when its last line has been scanned.
     fn scan(&self, stream: &PixelStream, index: u64, pixels: &bytes::Bytes) -> anyhow::Result<()> {
-        let (device_ns, row_bytes) = (HostClock.now_ns(), pixels.len() / self.rows as usize);
-        let cut = |strip: u32| (u64::from(self.rows) * u64::from(strip) / u64::from(self.strips)) as u32;
-        for strip in 0..self.strips {
-            let (first, end) = (cut(strip), cut(strip + 1));
+        let device_ns = HostClock.now_ns();
+        let frame = v1::Frame { index, device_ns, pixels: pixels.clone(), ..v1::Frame::default() };
+        for strip in strips_of(frame, self.rows, self.strips) {
+            let end = strip.row_offset_px + strip.row_count_px;
             let due_ns = device_ns + self.scan_ns * u64::from(end) / u64::from(self.rows);
             std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(HostClock.now_ns())));
-            let frame = v1::Frame {
-                index,
-                device_ns,
-                row_offset_px: first,
-                row_count_px: end - first,
-                pixels: pixels.slice(first as usize * row_bytes..end as usize * row_bytes),
-                ..v1::Frame::default()
-            };
-            stream.blocking_send(frame)?;
+            stream.blocking_send(strip)?;
         }
         Ok(())
     }
