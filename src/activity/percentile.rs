@@ -3,48 +3,86 @@
 //! In: values in counts, each with its place (`slot`) in the window. Out: the percentile in counts. One frame writes
 //! its value over the oldest one, in that one's slot.
 //!
-//! The window is two heaps, back to back in one row of memory: the values up to the percentile, the largest on top,
-//! and those above it, the smallest on top. The two tops are the order statistics between which the percentile lies. A
-//! value is exchanged where it stands and sinks or rises from there, at most the height of a heap, so a frame costs
-//! O(log n); as most values stand near the bottom and stay there, it touches some five lines of memory of a window of
-//! 3,000, where a sorted row moves a thousand entries. Each value has four children, which lie side by side.
+//! Beside the values as they came, each window keeps a stretch of its order statistics, those around the percentile,
+//! in ascending order, and how many values lie below the stretch. A value that comes or goes beyond the stretch moves
+//! at most that count, so most frames of most ROIs change nothing and touch two lines of memory, where a search tree
+//! or a heap walks through the whole window (one of 3,000 frames has 24 kB, of 200 ROIs more than a core's cache). The
+//! percentile wanders along the stretch by one statistic a frame at most; where it comes near to an end, the stretch
+//! is cut anew around it, by a selection over the window. Which ROIs are looked at for that goes round, so that a step
+//! in the brightness of them all does not make all of them select on one frame.
 //!
 //! The percentile interpolates linearly between order statistics that stand at `(k - 0.5) / m`, k = 1..m (Hazen's
-//! plotting position; `prctile` of MATLAB, `method="hazen"` of numpy). It depends on the values alone, not on how they
-//! lie in the heaps.
+//! plotting position; `prctile` of MATLAB, `method="hazen"` of numpy). It depends on the values alone, not on where the
+//! stretch lies.
 
-/// A slot without a value.
-const NOWHERE: u32 = u32::MAX;
-/// Children of an entry of a heap.
-const CHILDREN: usize = 4;
+/// Order statistics in a stretch, at most.
+const STRETCH: usize = 128;
+/// Frames between two looks at whether an ROI's stretch should be cut anew. It is where fewer statistics than that lie
+/// between the percentile and an end, so that it holds until the next look.
+const LOOK_FRAMES: u32 = 32;
 
 /// Windows of several ROIs, of the same number of slots each.
 #[derive(Debug, Clone)]
 pub struct Windows {
     percent: f64,
-    rois: usize,
     slots: usize,
-    /// Values, ROI after ROI: the low heap from the row's front, the high heap from its end down.
+    /// Values, ROI after ROI, slot after slot; NaN in an empty slot.
     values: Vec<f64>,
-    /// Which slot each of these values has.
-    slot_of: Vec<u32>,
-    /// Where the value of a slot stands in its ROI's row, slot after slot: one frame reads one run of memory.
-    at: Vec<u32>,
-    /// For each ROI, how many values its low and its high heap have.
-    counts: Vec<[u32; 2]>,
+    /// Memory for each ROI's stretch, `width` values apart.
+    stretches: Vec<f64>,
+    width: usize,
+    ranks: Vec<Ranks>,
+    /// Memory for a selection.
+    selection: Vec<f64>,
+}
+
+/// Where an ROI's stretch stands among the order statistics of its window.
+#[derive(Debug, Clone, Copy)]
+struct Ranks {
+    /// Values in the window.
+    count: usize,
+    /// Values that are no larger than the stretch's first, without those in it.
+    below: usize,
+    /// Values in the stretch; none only in an empty window.
+    length: usize,
+    /// The stretch's first and last value.
+    ends: [f64; 2],
+    percentile: f64,
+    /// Frames until the next look.
+    look_in: u32,
+}
+
+impl Ranks {
+    /// Of an empty window; the windows of neighbours are looked at on different frames.
+    fn empty(roi: usize) -> Self {
+        let look_in = 1 + roi as u32 % LOOK_FRAMES;
+        Self { count: 0, below: 0, length: 0, ends: [f64::NAN; 2], percentile: f64::NAN, look_in }
+    }
+
+    /// Values that are no smaller than the stretch's last, without those in it.
+    fn above(&self) -> usize {
+        self.count - self.below - self.length
+    }
+
+    /// Whether what stands in a slot makes no difference: it is above the stretch.
+    fn is_above(&self, value: f64) -> bool {
+        value > self.ends[1]
+    }
 }
 
 impl Windows {
-    /// Empty windows of `slots` slots (below 2^32) for each ROI, and the percentile `percent` (0 to 100).
+    /// Empty windows of `slots` slots for each ROI, and the percentile `percent` (0 to 100).
     pub fn new(percent: f64, rois: usize, slots: usize) -> Self {
+        // One more than a window has: a value comes before the one that it replaces goes.
+        let width = (slots + 1).min(STRETCH);
         Self {
             percent,
-            rois,
             slots,
-            values: vec![0.0; rois * slots],
-            slot_of: vec![0; rois * slots],
-            at: vec![NOWHERE; rois * slots],
-            counts: vec![[0; 2]; rois],
+            values: vec![f64::NAN; rois * slots],
+            stretches: vec![0.0; rois * width],
+            width,
+            ranks: (0..rois).map(Ranks::empty).collect(),
+            selection: vec![0.0; slots],
         }
     }
 
@@ -56,85 +94,66 @@ impl Windows {
     /// Empties the windows, from now on for the percentile `percent`.
     pub(crate) fn begin(&mut self, percent: f64) {
         self.percent = percent;
-        self.at.fill(NOWHERE);
-        self.counts.fill([0; 2]);
+        self.values.fill(f64::NAN);
+        for (roi, ranks) in self.ranks.iter_mut().enumerate() {
+            *ranks = Ranks::empty(roi);
+        }
     }
 
     /// Adds `delta` to every value of every window: their order stays.
     pub(crate) fn shift(&mut self, delta: f64) {
-        for value in &mut self.values {
-            *value += delta;
+        self.values.iter_mut().chain(&mut self.stretches).for_each(|value| *value += delta);
+        for roi in 0..self.ranks.len() {
+            self.window(roi).note();
         }
     }
 
     /// Puts `value` into a slot, in place of what it holds, and gives the percentile. A value that is not finite
     /// leaves the slot empty. NaN without any value.
     pub fn set(&mut self, roi: usize, slot: usize, value: f64) -> f64 {
-        let percent = self.percent;
-        let mut window = self.window(roi);
-        let held = window.at[slot * window.stride];
-        match (held == NOWHERE, value.is_finite()) {
-            (true, false) => {}
-            (true, true) => window.insert(slot as u32, value, percent),
-            (false, false) => window.remove(held as usize, percent),
-            (false, true) => window.exchange(held as usize, value),
+        let value = if value.is_finite() { value } else { f64::NAN };
+        let held = std::mem::replace(&mut self.values[roi * self.slots + slot], value);
+        let ranks = &mut self.ranks[roi];
+        ranks.look_in -= 1;
+        if ranks.look_in == 0 || !(ranks.is_above(held) && ranks.is_above(value)) {
+            self.window(roi).exchange(held, value);
         }
-        window.percentile(percent)
+        self.ranks[roi].percentile
     }
 
     /// Fills an ROI's empty window, slots 0 on with the values in order, and gives the percentile. In place, without
     /// allocation.
     pub(crate) fn fill(&mut self, roi: usize, values: impl Iterator<Item = f64>) -> f64 {
-        let percent = self.percent;
+        let row = &mut self.values[roi * self.slots..][..self.slots];
+        for (place, value) in row.iter_mut().zip(values) {
+            *place = if value.is_finite() { value } else { f64::NAN };
+        }
+        self.ranks[roi].count = row.iter().filter(|value| value.is_finite()).count();
         let mut window = self.window(roi);
-        let mut count = 0;
-        for (slot, value) in values.enumerate().take(window.values.len()) {
-            if value.is_finite() {
-                let place = window.values.len() - 1 - count;
-                window.put(place, value, slot as u32);
-                count += 1;
-            }
-        }
-        *window.counts = [0, count as u32];
-        let heap = window.heap(HIGH);
-        for entry in (0..count.div_ceil(CHILDREN)).rev() {
-            let place = heap.place(entry);
-            window.sink(heap, entry, window.values[place], window.slot_of[place]);
-        }
-        window.balance(percent);
-        window.percentile(percent)
+        window.cut();
+        window.note();
+        self.ranks[roi].percentile
     }
 
     /// Takes over the window of the one ROI of `from`, which has no more slots in use than there are here, into the
     /// empty window of `roi`.
     pub(crate) fn copy(&mut self, roi: usize, from: &Windows) {
-        let [low, high] = from.counts.first().copied().unwrap_or_default();
-        let (low, high) = (low as usize, high as usize);
-        let mut window = self.window(roi);
-        *window.counts = [low as u32, high as u32];
-        for place in 0..low {
-            window.put(place, from.values[place], from.slot_of[place]);
-        }
-        let (own_end, its_end) = (window.values.len(), from.values.len());
-        for back in 1..=high {
-            window.put(own_end - back, from.values[its_end - back], from.slot_of[its_end - back]);
-        }
+        let slots = self.slots.min(from.slots);
+        self.fill(roi, from.values[..slots].iter().copied());
     }
 
     /// The percentile of an ROI's window; NaN without any value.
-    pub(crate) fn percentile(&mut self, roi: usize) -> f64 {
-        let percent = self.percent;
-        self.window(roi).percentile(percent)
+    pub(crate) fn percentile(&self, roi: usize) -> f64 {
+        self.ranks[roi].percentile
     }
 
     fn window(&mut self, roi: usize) -> Window<'_> {
-        let row = roi * self.slots..(roi + 1) * self.slots;
         Window {
-            values: &mut self.values[row.clone()],
-            slot_of: &mut self.slot_of[row],
-            at: self.at.get_mut(roi..).unwrap_or_default(),
-            stride: self.rois,
-            counts: &mut self.counts[roi],
+            percent: self.percent,
+            values: &self.values[roi * self.slots..][..self.slots],
+            stretch: &mut self.stretches[roi * self.width..][..self.width],
+            ranks: &mut self.ranks[roi],
+            selection: &mut self.selection,
         }
     }
 
@@ -142,165 +161,149 @@ impl Windows {
     #[cfg(test)]
     pub(crate) fn sorted(&self, roi: usize) -> Vec<f64> {
         let row = &self.values[roi * self.slots..][..self.slots];
-        let [low, high] = self.counts[roi].map(|count| count as usize);
-        let mut values = [&row[..low], &row[self.slots - high..]].concat();
+        let mut values: Vec<f64> = row.iter().copied().filter(|value| value.is_finite()).collect();
         values.sort_by(f64::total_cmp);
         values
     }
-}
 
-const LOW: usize = 0;
-const HIGH: usize = 1;
+    /// One ROI's stretch, and how many values lie below it.
+    #[cfg(test)]
+    fn stretch(&self, roi: usize) -> (usize, &[f64]) {
+        let Ranks { below, length, .. } = self.ranks[roi];
+        (below, &self.stretches[roi * self.width..][..length])
+    }
+}
 
 /// One ROI's window, borrowed.
 struct Window<'a> {
-    values: &'a mut [f64],
-    slot_of: &'a mut [u32],
-    at: &'a mut [u32],
-    stride: usize,
-    counts: &'a mut [u32; 2],
-}
-
-/// One of the two heaps: its entry k stands at place k of the row (low) or at `last - k` (high).
-#[derive(Clone, Copy)]
-struct Heap {
-    is_low: bool,
-    last: usize,
-    count: usize,
-}
-
-impl Heap {
-    fn place(self, entry: usize) -> usize {
-        if self.is_low { entry } else { self.last - entry }
-    }
-
-    /// Whether `a` belongs nearer to the top than `b`.
-    fn before(self, a: f64, b: f64) -> bool {
-        if self.is_low { a > b } else { a < b }
-    }
+    percent: f64,
+    values: &'a [f64],
+    stretch: &'a mut [f64],
+    ranks: &'a mut Ranks,
+    selection: &'a mut [f64],
 }
 
 impl Window<'_> {
-    fn heap(&self, which: usize) -> Heap {
-        Heap { is_low: which == LOW, last: self.values.len().saturating_sub(1), count: self.counts[which] as usize }
-    }
-
-    fn put(&mut self, place: usize, value: f64, slot: u32) {
-        self.values[place] = value;
-        self.slot_of[place] = slot;
-        self.at[slot as usize * self.stride] = place as u32;
-    }
-
-    /// Puts a value at `entry`, or where it belongs above or below that.
-    fn settle(&mut self, heap: Heap, mut entry: usize, value: f64, slot: u32) {
-        let from = entry;
-        while entry > 0 {
-            let above = (entry - 1) / CHILDREN;
-            let place = heap.place(above);
-            if !heap.before(value, self.values[place]) {
-                break;
-            }
-            self.put(heap.place(entry), self.values[place], self.slot_of[place]);
-            entry = above;
+    /// Tells the order statistics of a value that came and of one that went; NaN for none.
+    fn exchange(&mut self, went: f64, came: f64) {
+        // In this order: the stretch of a window that has values is never empty.
+        if !came.is_nan() {
+            self.enter(came);
         }
-        if entry == from { self.sink(heap, entry, value, slot) } else { self.put(heap.place(entry), value, slot) }
-    }
-
-    /// Puts a value at `entry`, or where it belongs below that.
-    fn sink(&mut self, heap: Heap, mut entry: usize, value: f64, slot: u32) {
-        loop {
-            let first = CHILDREN * entry + 1;
-            let (mut best, mut best_value) = (entry, value);
-            for child in first..(first + CHILDREN).min(heap.count) {
-                let its_value = self.values[heap.place(child)];
-                if heap.before(its_value, best_value) {
-                    (best, best_value) = (child, its_value);
-                }
-            }
-            if best == entry {
-                break;
-            }
-            let its_slot = self.slot_of[heap.place(best)];
-            self.put(heap.place(entry), best_value, its_slot);
-            entry = best;
+        if !went.is_nan() {
+            self.leave(went);
         }
-        self.put(heap.place(entry), value, slot);
+        let leeway = if self.ranks.count > 0 { self.leeway() } else { i64::MAX };
+        if self.ranks.look_in == 0 {
+            self.ranks.look_in = LOOK_FRAMES;
+            if leeway < i64::from(LOOK_FRAMES) {
+                self.cut();
+            }
+        } else if leeway < 0 {
+            self.cut();
+        }
+        self.note();
     }
 
-    /// The heap and the entry of it at a place of the row.
-    fn entry_at(&self, place: usize) -> (usize, usize) {
-        if place < self.counts[LOW] as usize { (LOW, place) } else { (HIGH, self.values.len() - 1 - place) }
+    fn enter(&mut self, value: f64) {
+        let above = self.ranks.above();
+        let Ranks { below, length, ends: [first, last], .. } = *self.ranks;
+        let is_full = length == self.stretch.len();
+        self.ranks.count += 1;
+        // Beyond an end behind which nothing lies the stretch grows, as long as there is room.
+        if value < first && (below > 0 || is_full) {
+            self.ranks.below += 1;
+        } else if !(value > last && (above > 0 || is_full)) {
+            if is_full {
+                self.drop_far_end();
+            }
+            let length = self.ranks.length;
+            let at = self.stretch[..length].partition_point(|&within| within < value);
+            self.stretch.copy_within(at..length, at + 1);
+            self.stretch[at] = value;
+            self.ranks.length += 1;
+            self.note_ends();
+        }
     }
 
-    /// Writes `value` over the one at `place`; the heaps keep their sizes.
-    fn exchange(&mut self, place: usize, value: f64) {
-        let (which, entry) = self.entry_at(place);
-        let (heap, other) = (self.heap(which), self.heap(1 - which));
-        let slot = self.slot_of[place];
-        let border = other.place(0);
-        // A value from beyond the other heap's top goes there, and that top comes here.
-        if other.count > 0 && heap.before(value, self.values[border]) {
-            let (top, its_slot) = (self.values[border], self.slot_of[border]);
-            self.settle(heap, entry, top, its_slot);
-            self.sink(other, 0, value, slot);
+    fn leave(&mut self, value: f64) {
+        let Ranks { length, ends: [first, last], .. } = *self.ranks;
+        self.ranks.count -= 1;
+        if value < first {
+            self.ranks.below -= 1;
+        } else if !(value > last) {
+            let at = self.stretch[..length].partition_point(|&within| within < value);
+            self.stretch.copy_within(at + 1..length, at);
+            self.ranks.length -= 1;
+            self.note_ends();
+        }
+    }
+
+    /// Leaves the end of the stretch out from which the percentile is farther away.
+    fn drop_far_end(&mut self) {
+        let (first, _) = self.wanted();
+        self.ranks.length -= 1;
+        if first.saturating_sub(self.ranks.below) > self.ranks.length / 2 {
+            self.stretch.copy_within(1.., 0);
+            self.ranks.below += 1;
+        }
+    }
+
+    fn note_ends(&mut self) {
+        let within = &self.stretch[..self.ranks.length];
+        self.ranks.ends = [within.first(), within.last()].map(|end| end.copied().unwrap_or(f64::NAN));
+    }
+
+    /// The order statistics between which the percentile lies, counted from 0.
+    fn wanted(&self) -> (usize, usize) {
+        let low = low_count(self.ranks.count, self.percent);
+        (low.saturating_sub(1), low.min(self.ranks.count.saturating_sub(1)))
+    }
+
+    /// How many statistics of the stretch lie between the percentile and the nearer end behind which there are others;
+    /// negative where the percentile is not in the stretch.
+    fn leeway(&self) -> i64 {
+        let (first, second) = self.wanted();
+        let Ranks { below, length, .. } = *self.ranks;
+        let under = if below > 0 { first as i64 - below as i64 } else { i64::MAX };
+        let over = if self.ranks.above() > 0 { (below + length) as i64 - 1 - second as i64 } else { i64::MAX };
+        under.min(over)
+    }
+
+    /// Cuts the stretch anew, around the percentile.
+    fn cut(&mut self) {
+        let count = self.ranks.count;
+        let finite = self.values.iter().filter(|value| value.is_finite());
+        self.selection.iter_mut().zip(finite).for_each(|(place, &value)| *place = value);
+        // Room for a value that comes before the one that it replaces goes.
+        let length = count.min(self.stretch.len() - 1);
+        let below = (self.wanted().0 + 1).saturating_sub(length / 2).min(count - length);
+        let mut from_first = &mut self.selection[..count];
+        if below > 0 {
+            from_first.select_nth_unstable_by(below, f64::total_cmp);
+            from_first = &mut from_first[below..];
+        }
+        if length < from_first.len() {
+            from_first.select_nth_unstable_by(length, f64::total_cmp);
+        }
+        let within = &mut self.stretch[..length];
+        within.copy_from_slice(&from_first[..length]);
+        within.sort_unstable_by(f64::total_cmp);
+        (self.ranks.below, self.ranks.length) = (below, length);
+    }
+
+    /// Notes the ends and the percentile of the stretch.
+    fn note(&mut self) {
+        self.note_ends();
+        let (first, second) = self.wanted();
+        let Ranks { count, below, .. } = *self.ranks;
+        self.ranks.percentile = if count == 0 {
+            f64::NAN
         } else {
-            self.settle(heap, entry, value, slot);
-        }
-    }
-
-    fn insert(&mut self, slot: u32, value: f64, percent: f64) {
-        let which = if self.counts[LOW] > 0 && value < self.values[0] { LOW } else { HIGH };
-        self.add(which, value, slot);
-        self.balance(percent);
-    }
-
-    fn remove(&mut self, place: usize, percent: f64) {
-        let (which, entry) = self.entry_at(place);
-        self.at[self.slot_of[place] as usize * self.stride] = NOWHERE;
-        self.take(which, entry);
-        self.balance(percent);
-    }
-
-    fn add(&mut self, which: usize, value: f64, slot: u32) {
-        self.counts[which] += 1;
-        let heap = self.heap(which);
-        self.settle(heap, heap.count - 1, value, slot);
-    }
-
-    /// Takes an entry out of its heap; the heap's last one fills the gap.
-    fn take(&mut self, which: usize, entry: usize) {
-        let heap = self.heap(which);
-        let last = heap.count - 1;
-        let place = heap.place(last);
-        self.counts[which] -= 1;
-        if entry < last {
-            self.settle(Heap { count: last, ..heap }, entry, self.values[place], self.slot_of[place]);
-        }
-    }
-
-    /// Moves tops from one heap to the other until the percentile lies between the two.
-    fn balance(&mut self, percent: f64) {
-        let wanted = low_count((self.counts[LOW] + self.counts[HIGH]) as usize, percent);
-        while self.counts[LOW] as usize != wanted {
-            let from = if (self.counts[LOW] as usize) < wanted { HIGH } else { LOW };
-            let place = self.heap(from).place(0);
-            let (value, slot) = (self.values[place], self.slot_of[place]);
-            self.take(from, 0);
-            self.add(1 - from, value, slot);
-        }
-    }
-
-    fn percentile(&self, percent: f64) -> f64 {
-        let [low, high] = *self.counts;
-        if low == 0 {
-            return f64::NAN;
-        }
-        let place = place_of(percent, (low + high) as usize);
-        let below = self.values[0];
-        if place <= 0.0 || high == 0 {
-            return below;
-        }
-        below + (place - place.trunc()) * (self.values[self.values.len() - 1] - below)
+            let place = place_of(self.percent, count);
+            let (under, over) = (self.stretch[first - below], self.stretch[second - below]);
+            if place <= 0.0 || first == second { under } else { under + (place - place.trunc()) * (over - under) }
+        };
     }
 }
 
@@ -381,5 +384,56 @@ mod tests {
                 prop_assert_eq!(copied.set(0, slot, 0.5).to_bits(), filled.set(0, slot, 0.5).to_bits());
             }
         }
+
+        #[test]
+        fn a_long_window_keeps_the_statistics_around_the_percentile(
+            slots in 150usize..700,
+            percent in prop_oneof![Just(0.0), Just(8.0), Just(100.0), 0.0f64..100.0],
+            // What the brightness does meanwhile: rises, falls, steps, stands still, or comes in few values.
+            course in prop::collection::vec((-0.5f64..0.5, -60f64..60.0, 1u32..5_000, 1usize..400), 1..6),
+            seed in any::<u64>(),
+        ) {
+            let mut windows = Windows::new(percent, 1, slots);
+            let (mut ring, mut state, mut level, mut index) = (vec![f64::NAN; slots], seed, 100.0, 0);
+            for (drift, step, values, frames) in course {
+                level += step;
+                for _ in 0..frames {
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    let noise = f64::from((state >> 40) as u32 % values);
+                    level += drift;
+                    let value = if (state >> 33) % 50 == 0 { f64::NAN } else { (level + noise).trunc() };
+                    let slot = index % slots;
+                    index += 1;
+                    ring[slot] = value;
+                    let f0 = windows.set(0, slot, value);
+                    let mut expected: Vec<f64> = ring.iter().copied().filter(|v| v.is_finite()).collect();
+                    expected.sort_by(f64::total_cmp);
+                    prop_assert_eq!(f0.to_bits(), hazen(&expected, percent).to_bits());
+                    let (below, stretch) = windows.stretch(0);
+                    prop_assert_eq!(stretch, &expected[below..below + stretch.len()]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn neighbours_cut_their_stretches_on_different_frames() {
+        let (rois, slots) = (64, 1_000);
+        let mut windows = Windows::new(10.0, rois, slots);
+        let mut most = 0;
+        for frame in 0..3 * slots {
+            // All of them get brighter at once, as when the light does.
+            let level = if frame > slots + 50 { 500.0 } else { 100.0 };
+            let mut cuts = 0;
+            for roi in 0..rois {
+                let before = windows.stretch(roi).0;
+                windows.set(roi, frame % slots, level + (frame * 7 % 31) as f64);
+                cuts += usize::from(windows.stretch(roi).0.abs_diff(before) > 1);
+            }
+            if frame > slots {
+                most = most.max(cuts);
+            }
+        }
+        assert!((1..=rois / LOOK_FRAMES as usize).contains(&most), "{most} of {rois} on one frame");
     }
 }

@@ -1,9 +1,11 @@
 //! An adapter and an operator in one: plays frames into a service over gRPC, and steers its session.
 
 use std::path::PathBuf;
+use std::pin::Pin;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_stream::{Stream, StreamExt};
@@ -143,7 +145,7 @@ async fn open_pixels(mut client: IngestServiceClient<Channel>, header: v1::Strea
     let height_px = header.height_px;
     let message = Some(v1::ingest_frames_request::Message::Header(header));
     sender.send(v1::IngestFramesRequest { message }).await?;
-    let mut answers = client.ingest_frames(ReceiverStream::new(receiver)).await.map_err(said)?.into_inner();
+    let mut answers = client.ingest_frames(OneByOne::new(receiver)).await.map_err(said)?.into_inner();
     let first = answers.message().await.map_err(said)?.and_then(|m| m.message);
     let Some(Message::Accepted(accepted)) = first else { bail!("the service did not accept the header") };
     let acks = forward_acks(
@@ -181,6 +183,34 @@ fn forward_acks(
         }
     });
     receiver
+}
+
+/// Messages that leave one by one: the connection writes each before the next is encoded, so that the service reads one
+/// while the next is made ready.
+struct OneByOne<T> {
+    messages: mpsc::Receiver<T>,
+    /// Whether one was given that may not have left yet.
+    given: bool,
+}
+
+impl<T> OneByOne<T> {
+    fn new(messages: mpsc::Receiver<T>) -> Self {
+        Self { messages, given: false }
+    }
+}
+
+impl<T> Stream for OneByOne<T> {
+    type Item = T;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<T>> {
+        if std::mem::take(&mut self.given) {
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let message = self.messages.poll_recv(context);
+        self.given = matches!(message, Poll::Ready(Some(_)));
+        message
+    }
 }
 
 /// Bytes of pixels in a message: with what else is in it they fit one HTTP/2 frame.
