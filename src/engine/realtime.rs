@@ -29,6 +29,8 @@ const COMMANDS: usize = 64;
 const REPLIES: usize = 256;
 /// How often the board hears that the host lives, in nanoseconds.
 pub const HEARTBEAT_NS: u64 = 100_000_000;
+/// Where frames wait, the publisher is woken for all of those that were decided in so long, in nanoseconds.
+const WAKE_NS: u64 = 1_000_000;
 /// Of the time between two frames, spins take at most three times this part: a thread with a priority that never rests
 /// is held up by the system.
 const SPIN_SHARE: u64 = 10;
@@ -261,6 +263,8 @@ pub struct Realtime<C: Clock> {
     ends: ThreadEnds,
     settings: RealtimeSettings,
     publisher: Thread,
+    /// When it was last woken, and whether it has not been told of what came since.
+    woken: (u64, bool),
     last_frame_ns: u64,
     /// When the last frame was taken, and how long after the one before it.
     arrival: (u64, u64),
@@ -295,7 +299,8 @@ impl RecordSink for RingSink<'_> {
 }
 
 impl<C: Clock> Realtime<C> {
-    /// `publisher` is the thread that takes the records; it is woken after each input.
+    /// `publisher` is the thread that takes the records; it is woken after each input, or, where frames
+    /// wait, after several.
     pub fn new(driver: Driver<C>, ends: ThreadEnds, settings: RealtimeSettings, publisher: Thread) -> Self {
         let last_frame_ns = driver.clock().now_ns();
         Self {
@@ -303,6 +308,7 @@ impl<C: Clock> Realtime<C> {
             ends,
             settings,
             publisher,
+            woken: (0, false),
             last_frame_ns,
             arrival: (last_frame_ns, 0),
             silent: true,
@@ -330,8 +336,11 @@ impl<C: Clock> Realtime<C> {
         loop {
             let worked = self.turn();
             if worked {
-                self.publisher.unpark();
+                self.tell_publisher();
                 continue;
+            }
+            if self.woken.1 {
+                self.wake_publisher();
             }
             if self.ends.flags.shutdown.load(Ordering::Acquire) {
                 break;
@@ -344,6 +353,21 @@ impl<C: Clock> Realtime<C> {
         });
         self.publisher.unpark();
         self.driver
+    }
+
+    /// Wakes the publisher for what was decided, now or, where a frame waits, with what is decided on that.
+    fn tell_publisher(&mut self) {
+        let now_ns = self.driver.clock().now_ns();
+        if self.ends.frames.is_empty() || now_ns - self.woken.0 >= WAKE_NS {
+            self.wake_publisher();
+        } else {
+            self.woken.1 = true;
+        }
+    }
+
+    fn wake_publisher(&mut self) {
+        self.woken = (self.driver.clock().now_ns(), false);
+        self.publisher.unpark();
     }
 
     /// Does what there is to do; false when there was nothing.

@@ -23,7 +23,7 @@ use crate::proto::v1;
 const STEPS_KEPT: usize = 1_024;
 /// Events that are kept for clients that were away: those of an hour of trials. The journal keeps all.
 const EVENTS_KEPT: usize = 1_024;
-/// Longest sleep of the publisher; it is woken after every input.
+/// Longest sleep of the publisher; it is woken after every input, or after several where frames wait.
 const NAP: Duration = Duration::from_millis(20);
 /// Time between health samples, in nanoseconds.
 const HEALTH_NS: u64 = 1_000_000_000;
