@@ -231,7 +231,7 @@ impl Window<'_> {
         self.ranks.count -= 1;
         if value < first {
             self.ranks.below -= 1;
-        } else if !(value > last) {
+        } else if value <= last {
             let at = self.stretch[..length].partition_point(|&within| within < value);
             self.stretch.copy_within(at + 1..length, at);
             self.ranks.length -= 1;

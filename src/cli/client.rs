@@ -19,8 +19,8 @@ use crate::proto::v1::{self, CommandHeader};
 use crate::sample::RoiSet;
 use crate::service::{CONNECTION_WINDOW_BYTES, MESSAGE_BYTES_MAX, STREAM_WINDOW_BYTES, upload_of};
 
-/// Frames that may wait to be sent.
-const SENDING: usize = 8;
+/// Messages that may wait to be sent: a large frame in strips.
+const SENDING: usize = 16;
 
 /// Steers a session.
 pub(super) struct Operator {
@@ -223,17 +223,17 @@ pub(super) struct PixelStream {
 }
 
 impl PixelStream {
-    /// Sends a frame in one message; waits where the service is behind.
-    async fn send(&self, frame: v1::Frame) -> anyhow::Result<()> {
+    /// Sends a frame, or a strip of one, in one message; waits where the service is behind.
+    pub async fn send(&self, frame: v1::Frame) -> anyhow::Result<()> {
         self.messages.send(message_of(frame)).await.context(ENDED)
     }
 
-    /// Sends a frame, or a strip of one, from a thread of its own. A whole frame leaves in strips: the service puts one
-    /// away while the next is on its way, and what both of them touch is still in their caches. It must be of a plane
-    /// and channel that the session reads, for every other strip is answered by itself.
-    pub fn blocking_send(&self, frame: v1::Frame) -> anyhow::Result<()> {
+    /// Sends a frame, or a strip of one. A whole frame leaves in several messages: the service puts one away while the next is on
+    /// its way, and what both of them touch is still in their caches. It must be of a plane and channel that the
+    /// session reads, for every other strip is answered by itself.
+    pub async fn send_in_strips(&self, frame: v1::Frame) -> anyhow::Result<()> {
         for strip in in_strips(frame, self.height_px) {
-            self.messages.blocking_send(message_of(strip)).context(ENDED)?;
+            self.send(strip).await?;
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::timer::until;
 use crate::engine::{Clock, HostClock, Stage};
 use crate::export::stage_latency;
 use crate::journal::{JournalRecord, Percentiles, SYNC_OUTPUT, SessionFiles, latency_histogram};
@@ -31,18 +32,49 @@ impl Window {
         pace: Option<f64>,
         mut frame: impl FnMut() -> anyhow::Result<()>,
     ) -> anyhow::Result<Self> {
-        let window = Self { first_index, start_ns: HostClock.now_ns(), length_ns: (seconds * 1e9) as u64 };
+        let window = Self::begin(first_index, seconds);
         for k in 0u64.. {
             if let Some(rate_hz) = pace {
-                let due_ns = window.start_ns + (k as f64 * 1e9 / rate_hz) as u64;
+                let due_ns = window.due_ns(k, rate_hz);
                 std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(HostClock.now_ns())));
             }
-            if HostClock.now_ns() >= window.start_ns + window.length_ns {
+            if window.is_over() {
                 break;
             }
             frame()?;
         }
         Ok(window)
+    }
+
+    /// The same within a runtime of one thread, which sends the frames.
+    pub async fn play(
+        first_index: u64,
+        seconds: f64,
+        pace: Option<f64>,
+        mut frame: impl AsyncFnMut() -> anyhow::Result<()>,
+    ) -> anyhow::Result<Self> {
+        let window = Self::begin(first_index, seconds);
+        for k in 0u64.. {
+            until(pace.map_or(0, |rate_hz| window.due_ns(k, rate_hz))).await;
+            if window.is_over() {
+                break;
+            }
+            frame().await?;
+        }
+        Ok(window)
+    }
+
+    fn begin(first_index: u64, seconds: f64) -> Self {
+        Self { first_index, start_ns: HostClock.now_ns(), length_ns: (seconds * 1e9) as u64 }
+    }
+
+    /// When frame `k` of it is due.
+    fn due_ns(&self, k: u64, rate_hz: f64) -> u64 {
+        self.start_ns + (k as f64 * 1e9 / rate_hz) as u64
+    }
+
+    fn is_over(&self) -> bool {
+        HostClock.now_ns() >= self.start_ns + self.length_ns
     }
 }
 

@@ -14,6 +14,7 @@ use super::super::runtime;
 use super::feed::{Feed, RING_FRAMES};
 use super::found::Window;
 use super::load::Load;
+use super::timer::until;
 use crate::config::{RigConfig, to_toml};
 use crate::engine::{Clock, HostClock, run_first};
 use crate::proto::v1;
@@ -44,18 +45,26 @@ pub(super) fn measure(
     let serving = service.spawn(serve(listeners, rig, async {
         let _ = stopped.await;
     }));
-    // An adapter is a program of its own, with a thread of its own for its socket.
-    let adapter = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measured = adapter.block_on(async {
-        let channel = connect(&url).await?;
-        let load = if load { Some(Load::start(channel.clone(), config.record.directory.clone()).await?) } else { None };
-        let measured = play(config, feed, channel, seconds, pace).await;
-        drop(load);
-        measured
-    });
+    let load = if load { Some(Load::start(&url, &config.record.directory)?) } else { None };
+    let measured = on_one_thread(|| async { play(config, feed, connect(&url).await?, seconds, pace).await });
+    drop(load);
     let _ = stop.send(());
     service.block_on(serving).context("the service panicked")??;
     measured
+}
+
+/// An adapter is a program of its own. One thread has its frames and its socket: nobody must be woken for a frame to
+/// leave.
+pub(super) fn on_one_thread<T: Send, F: Future<Output = anyhow::Result<T>>>(
+    adapter: impl FnOnce() -> F + Send,
+) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .name("apical-adapter".into())
+            .spawn_scoped(scope, move || runtime.block_on(adapter()))?;
+        thread.join().unwrap_or_else(|_| bail!("the adapter's thread panicked"))
+    })
 }
 
 async fn play(
@@ -81,8 +90,8 @@ async fn play(
         }
         anyhow::Ok(())
     });
-    let adapter = Adapter {
-        ring: feed.ring.clone(),
+    let mut adapter = Adapter {
+        ring: &feed.ring,
         way,
         next: 0,
         strips: feed.strips,
@@ -91,20 +100,20 @@ async fn play(
         scan_ns: 0,
     };
     let baseline = operator.start_baseline().await?;
-    let (adapter, ()) = on_a_thread(adapter, 0, move |adapter| adapter.send(baseline)).await?;
+    adapter.send(baseline).await?;
     acknowledged_all(&acknowledged, baseline).await?;
     // Without a threshold the trial does not run; everything else does.
     if operator.calibrate().await.is_ok() {
         operator.start_task().await?;
     }
-    let warm = baseline + RING_FRAMES as u64;
-    let (adapter, ()) = on_a_thread(adapter, 0, |adapter| adapter.send(RING_FRAMES as u64)).await?;
-    acknowledged_all(&acknowledged, warm).await?;
-    let measure = move |adapter: &mut Adapter| {
-        adapter.scan_ns = pace.map_or(0, |rate_hz| (1e9 / rate_hz) as u64);
-        Window::run(adapter.next, seconds, pace, || adapter.frame())
-    };
-    let (adapter, window) = on_a_thread(adapter, config.engine.realtime_priority, measure).await?;
+    adapter.send(RING_FRAMES as u64).await?;
+    acknowledged_all(&acknowledged, adapter.next).await?;
+    if config.engine.realtime_priority > 0 {
+        // Where both want a processor, the frame that is there comes before the next one.
+        let _ = run_first((config.engine.realtime_priority - 1).max(1));
+    }
+    adapter.scan_ns = pace.map_or(0, |rate_hz| (1e9 / rate_hz) as u64);
+    let window = Window::play(adapter.next, seconds, pace, async || adapter.frame().await).await?;
     acknowledged_all(&acknowledged, adapter.next).await?;
     drop(adapter);
     let directory = operator.stop().await?;
@@ -120,24 +129,6 @@ async fn acknowledged_all(acknowledged: &AtomicU64, frames: u64) -> anyhow::Resu
         }
     };
     tokio::time::timeout(PATIENCE, all).await.context("the service acknowledges no more frames")
-}
-
-/// The adapter's own thread, as a microscope's callback is: no timer of tokio's stands before the hand-over.
-async fn on_a_thread<T: Send + 'static>(
-    mut adapter: Adapter,
-    realtime_priority: u32,
-    act: impl FnOnce(&mut Adapter) -> anyhow::Result<T> + Send + 'static,
-) -> anyhow::Result<(Adapter, T)> {
-    let (done, finished) = tokio::sync::oneshot::channel();
-    std::thread::Builder::new().name("apical-adapter".into()).spawn(move || {
-        if realtime_priority > 0 {
-            // Where both want a processor, the frame that is there comes before the next one.
-            let _ = run_first((realtime_priority - 1).max(1));
-        }
-        let outcome = act(&mut adapter).map(|done| (adapter, done));
-        let _ = done.send(outcome);
-    })?;
-    finished.await.context("the adapter's thread panicked")?
 }
 
 /// How frames leave the adapter.
@@ -180,8 +171,8 @@ impl Way {
 }
 
 /// Hands frames over.
-struct Adapter {
-    ring: Vec<bytes::Bytes>,
+struct Adapter<'a> {
+    ring: &'a [bytes::Bytes],
     way: Way,
     next: u64,
     strips: u32,
@@ -190,18 +181,27 @@ struct Adapter {
     scan_ns: u64,
 }
 
-impl Adapter {
+impl Adapter<'_> {
     /// The next frame; its own time is when it is handed over, or, of one in strips, when its scan begins.
-    fn frame(&mut self) -> anyhow::Result<()> {
+    async fn frame(&mut self) -> anyhow::Result<()> {
         let pixels = &self.ring[(self.next % self.ring.len() as u64) as usize];
         let index = self.next;
         self.next += 1;
         match &self.way {
-            Way::Messages(stream) if self.strips > 1 => self.scan(stream, index, pixels),
             Way::Messages(stream) => {
-                let device_ns = HostClock.now_ns();
-                let frame = v1::Frame { index, device_ns, pixels: pixels.clone(), ..v1::Frame::default() };
-                stream.blocking_send(frame)
+                let frame =
+                    v1::Frame { index, device_ns: HostClock.now_ns(), pixels: pixels.clone(), ..v1::Frame::default() };
+                if self.strips == 1 {
+                    return stream.send_in_strips(frame).await;
+                }
+                // Each strip leaves when its last line has been scanned.
+                let begun_ns = frame.device_ns;
+                for strip in strips_of(frame, self.rows, self.strips) {
+                    let end = strip.row_offset_px + strip.row_count_px;
+                    until(begun_ns + self.scan_ns * u64::from(end) / u64::from(self.rows)).await;
+                    stream.send(strip).await?;
+                }
+                Ok(())
             }
             #[cfg(feature = "shm")]
             Way::Shared(way) => {
@@ -215,20 +215,12 @@ impl Adapter {
         }
     }
 
-    /// Sends a frame's strips, each when its last line has been scanned.
-    fn scan(&self, stream: &PixelStream, index: u64, pixels: &bytes::Bytes) -> anyhow::Result<()> {
-        let device_ns = HostClock.now_ns();
-        let frame = v1::Frame { index, device_ns, pixels: pixels.clone(), ..v1::Frame::default() };
-        for strip in strips_of(frame, self.rows, self.strips) {
-            let end = strip.row_offset_px + strip.row_count_px;
-            let due_ns = device_ns + self.scan_ns * u64::from(end) / u64::from(self.rows);
-            std::thread::sleep(Duration::from_nanos(due_ns.saturating_sub(HostClock.now_ns())));
-            stream.blocking_send(strip)?;
+    /// Sends so many frames as fast as they go.
+    async fn send(&mut self, frames: u64) -> anyhow::Result<()> {
+        for _ in 0..frames {
+            self.frame().await?;
+            tokio::task::yield_now().await;
         }
         Ok(())
-    }
-
-    fn send(&mut self, frames: u64) -> anyhow::Result<()> {
-        (0..frames).try_for_each(|_| self.frame())
     }
 }

@@ -1,7 +1,7 @@
 //! What else a rig's computer does meanwhile: subscribers that read everything, a disk that is written, a busy core.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use tokio_stream::StreamExt;
 use tonic::transport::Channel;
 
+use super::super::client::connect;
 use crate::proto::v1;
 use crate::proto::v1::activity_service_client::ActivityServiceClient;
 use crate::proto::v1::events_service_client::EventsServiceClient;
@@ -23,13 +24,20 @@ const WRITTEN_BYTES: usize = 8 << 20;
 pub(super) struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<()>>,
+    _subscribers: tokio::runtime::Runtime,
 }
 
 impl Load {
-    /// Begins it, with a file of its own in `directory`.
-    pub async fn start(channel: Channel, directory: PathBuf) -> anyhow::Result<Self> {
+    /// Begins it, with subscribers of the service at `url`, and a file of its own in `directory`.
+    pub fn start(url: &str, directory: &Path) -> anyhow::Result<Self> {
+        let subscribers = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .thread_name("apical-load-net")
+            .build()?;
+        let channel = subscribers.block_on(connect(url))?;
         for _ in 0..SUBSCRIBERS {
-            tokio::spawn(subscribe(channel.clone()));
+            subscribers.spawn(subscribe(channel.clone()));
         }
         let stop = Arc::new(AtomicBool::new(false));
         let busy = Arc::clone(&stop);
@@ -48,7 +56,7 @@ impl Load {
                 let _ = file.rewind().and_then(|()| file.write_all(&block)).and_then(|()| file.sync_data());
             }
         })?;
-        Ok(Self { stop, threads: vec![spin, disk] })
+        Ok(Self { stop, threads: vec![spin, disk], _subscribers: subscribers })
     }
 }
 

@@ -16,6 +16,7 @@ mod in_process;
 mod live;
 mod load;
 mod round_trips;
+mod timer;
 
 use std::path::PathBuf;
 

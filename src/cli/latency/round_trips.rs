@@ -11,7 +11,6 @@
 //! a synthetic microscope brightens its next frame when the line rises.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
@@ -22,6 +21,7 @@ use super::super::play::{PlayedHeader, stream_header};
 use super::super::{Outcome, print_json, runtime};
 use super::far_end::FarEnd;
 use super::found::{Window, percentiles};
+use super::live::on_one_thread;
 use super::{LatencyArgs, Scratch};
 use crate::config::{RigConfig, to_toml};
 use crate::frame::Geometry;
@@ -163,7 +163,7 @@ fn session(
     let serving = service.spawn(serve(listeners, rig, async {
         let _ = stopped.await;
     }));
-    let played = service.block_on(async {
+    let played = on_one_thread(|| async {
         let channel = connect(&format!("http://{address}")).await?;
         let mut operator = Operator::new(channel.clone(), "latency");
         operator.create(to_toml(config), Vec::new(), "loop".to_owned()).await?;
@@ -200,22 +200,19 @@ async fn play(
         }
         anyhow::Ok(())
     });
-    let far_end = Arc::new(far_end);
-    let scanned = tokio::task::spawn_blocking(move || {
-        let (mut index, mut pulses) = (0_u64, 0);
-        let window = Window::run(0, seconds, Some(rate_hz), || {
-            let now = far_end.count();
-            let ring = if now > pulses { &microscope.bright } else { &microscope.dark };
-            let pixels = ring[(index % RING_FRAMES as u64) as usize].clone();
-            pulses = now;
-            let frame =
-                v1::Frame { index, device_ns: (index as f64 * 1e9 / rate_hz) as u64, pixels, ..Default::default() };
-            index += 1;
-            stream.blocking_send(frame)
-        });
-        window.map(|_| ())
-    });
-    scanned.await.context("the microscope's thread panicked")??;
+    let (mut index, mut pulses) = (0_u64, 0);
+    let scan = async || {
+        let now = far_end.count();
+        let ring = if now > pulses { &microscope.bright } else { &microscope.dark };
+        let pixels = ring[(index % RING_FRAMES as u64) as usize].clone();
+        pulses = now;
+        let device_ns = (index as f64 * 1e9 / rate_hz) as u64;
+        let frame = v1::Frame { index, device_ns, pixels, ..v1::Frame::default() };
+        index += 1;
+        stream.send_in_strips(frame).await
+    };
+    Window::play(0, seconds, Some(rate_hz), scan).await?;
+    drop(stream);
     acks.await.context("reading acknowledgements panicked")?
 }
 
