@@ -112,6 +112,26 @@ async fn strips_that_do_not_make_a_frame() {
         stream.push(strip(2, 0, 40)).await;
         let ack = stream.send(strip(2, 0, 40)).await;
         assert!(ack.reason.contains("expected it to start at row 40"), "{}", ack.reason);
+        // The rest of a frame that was refused has had its answer.
+        stream.push(strip(2, 40, 40)).await;
+        stream.push(strip(2, 80, 16)).await;
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frame_in_strips_is_answered_once_whatever_becomes_of_it() {
+    survives(2, async |_, stream| {
+        for (index, plane, verdict) in
+            [(2, 1, FrameVerdict::NotUsed), (1, 0, FrameVerdict::Refused), (2, 7, FrameVerdict::Refused)]
+        {
+            for row_offset_px in [0, 32, 64] {
+                let strip = v1::Frame { row_offset_px, row_count_px: 32, ..small(index, plane, 32 * 192) };
+                stream.push(strip).await;
+            }
+            let ack = stream.ack().await;
+            assert_eq!((ack.index, ack.plane, ack.verdict()), (index, plane, verdict), "{}", ack.reason);
+        }
     })
     .await;
 }

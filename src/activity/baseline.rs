@@ -5,7 +5,7 @@
 //! block, from its first frame on to its last, as often around as the window is long. It is what the running F0 gives
 //! when the baseline is shown again and again, and it depends on the frame's place in the block alone.
 //!
-//! Cost: one pass of the window, about 0.05 us per ROI and frame for a window of 3,000.
+//! Cost: one pass of the window, about 0.04 us per ROI and frame for a window of 3,000.
 
 use super::oasis::{Deconvolver, HISTORY_FRAMES};
 use super::percentile::Windows;

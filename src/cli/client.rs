@@ -223,17 +223,11 @@ pub(super) struct PixelStream {
 }
 
 impl PixelStream {
-    /// Sends a frame, or a strip of one, in one message; waits where the service is behind.
+    /// Sends a frame, or a strip of one; waits where the service is behind. A whole frame leaves in several messages:
+    /// the service puts one away while the next is on its way, and what both of them touch is still in their caches.
     pub async fn send(&self, frame: v1::Frame) -> anyhow::Result<()> {
-        self.messages.send(message_of(frame)).await.context(ENDED)
-    }
-
-    /// Sends a frame, or a strip of one. A whole frame leaves in several messages: the service puts one away while the next is on
-    /// its way, and what both of them touch is still in their caches. It must be of a plane and channel that the
-    /// session reads, for every other strip is answered by itself.
-    pub async fn send_in_strips(&self, frame: v1::Frame) -> anyhow::Result<()> {
         for strip in in_strips(frame, self.height_px) {
-            self.send(strip).await?;
+            self.messages.send(message_of(strip)).await.context(ENDED)?;
         }
         Ok(())
     }

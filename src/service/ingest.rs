@@ -1,8 +1,8 @@
 //! IngestService: frames and ROI values in, acknowledgements out.
 //!
-//! The payload of a frame is a slice of the received message (`bytes::Bytes`); [`FrameAssembly`] writes it into a slot
-//! in canonical form, which is the one copy on its way. A slot is waited for where none is free: that is the
-//! back-pressure, which HTTP/2 carries to the adapter.
+//! The payload of a frame is a slice of what the socket was read into (`bytes::Bytes`, see [`wire`]); [`FrameAssembly`]
+//! writes it into a slot in canonical form, which is the one copy on its way. A slot is waited for where none is free:
+//! that is the back-pressure, which HTTP/2 carries to the adapter.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,6 +15,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::rig::{Rig, Slot, turned};
 use super::session::{Beginning, FrameFeed, Session};
+use super::wire;
 use crate::engine::{Clock, FrameItem, HostClock, StreamShape};
 use crate::frame::{FrameAssembly, FrameMeta, FrameRefusal, Geometry, StripMeta};
 use crate::journal::{Published, fit_verdict};
@@ -96,13 +97,12 @@ impl IngestService for Ingest {
         request: Request<Streaming<v1::IngestFramesRequest>>,
     ) -> Result<Response<Self::IngestFramesStream>, Status> {
         use v1::ingest_frames_request::Message;
-        let mut messages = request.into_inner();
-        let first = messages.message().await?.and_then(|m| m.message);
+        let mut messages = wire::take(&request)?;
+        let first = messages.next().await.transpose()?.flatten();
         let Some(Message::Header(header)) = first else { return Err(header_first()) };
         let notes = check_header(&header)?;
         let (session, feed) = self.open(v1::session_head::Stream::Pixels(header.clone())).await?;
         let source = PixelSource::new(&session, &header, feed.last_index);
-        let messages = messages.map(|m| m.map(|m| m.message));
         let elsewhere = !session.shared_memory().is_empty();
         let (feeder, answers) = Feeder::new(session, feed, self.rig.closing(), notes);
         if elsewhere {
@@ -270,6 +270,8 @@ struct PixelSource {
     channel: u32,
     planes: u32,
     channels: u32,
+    /// Index, plane and channel of the frame that was refused last; the rest of its strips has had its answer.
+    refused: Option<(u64, u32, u32)>,
 }
 
 impl PixelSource {
@@ -286,6 +288,7 @@ impl PixelSource {
             channel: stream.channel,
             planes: header.planes.max(1),
             channels: header.channels.max(1),
+            refused: None,
         }
     }
 
@@ -298,7 +301,8 @@ impl PixelSource {
         }
         let Some((_, last_index)) = self.read.iter_mut().find(|(read, _)| (*read, self.channel) == (plane, channel))
         else {
-            return Taken::NotUsed(meta);
+            // Its other strips have the answer of the first.
+            return if frame.row_offset_px == 0 { Taken::NotUsed(meta) } else { Taken::Nothing };
         };
         if let Some(last) = *last_index
             && index <= last
@@ -329,12 +333,22 @@ impl Source for PixelSource {
             z_um: frame.z_um,
             received_host_ns,
         };
+        let identity = (meta.index, meta.plane, meta.channel);
+        if frame.row_offset_px == 0 {
+            self.refused = None;
+        } else if self.refused == Some(identity) {
+            return Vec::new();
+        }
         let mut taken = Vec::new();
         let is_read = meta.channel == self.channel && self.read.iter().any(|&(plane, _)| plane == meta.plane);
         if is_read && let Some((begun, refusal)) = self.assembly.interrupted_by(&meta) {
             taken.push(Taken::Refused(FrameMeta { received_host_ns, ..begun }, refusal));
         }
-        taken.push(self.strip(frame, slot, meta));
+        let strip = self.strip(frame, slot, meta);
+        if matches!(strip, Taken::Refused(..)) {
+            self.refused = Some(identity);
+        }
+        taken.push(strip);
         taken
     }
 

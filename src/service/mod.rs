@@ -24,6 +24,7 @@ mod rig;
 mod session;
 #[cfg(feature = "shm")]
 pub mod shared;
+mod wire;
 
 /// What a build without shared memory says to whoever asks for it.
 pub(crate) const NO_SHARED_MEMORY: &str =
@@ -36,6 +37,7 @@ pub use listen::{Listeners, bind};
 pub use rig::{Rig, RigMode};
 
 use self::rig::turned;
+use self::wire::OffTheWire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -128,10 +130,10 @@ pub async fn run(
         .add_service(health_service)
         .add_service(reflection().build_v1()?)
         .add_service(reflection().build_v1alpha()?)
-        .add_service(
+        .add_service(OffTheWire(
             IngestServiceServer::new(ingest::Ingest::new(Arc::clone(&rig)))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
+        ))
         .add_service(
             SessionServiceServer::new(control::Control::new(Arc::clone(&rig)))
                 .max_decoding_message_size(MESSAGE_BYTES_MAX),

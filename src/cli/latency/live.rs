@@ -192,7 +192,7 @@ impl Adapter<'_> {
                 let frame =
                     v1::Frame { index, device_ns: HostClock.now_ns(), pixels: pixels.clone(), ..v1::Frame::default() };
                 if self.strips == 1 {
-                    return stream.send_in_strips(frame).await;
+                    return stream.send(frame).await;
                 }
                 // Each strip leaves when its last line has been scanned.
                 let begun_ns = frame.device_ns;

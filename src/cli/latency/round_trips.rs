@@ -209,7 +209,7 @@ async fn play(
         let device_ns = (index as f64 * 1e9 / rate_hz) as u64;
         let frame = v1::Frame { index, device_ns, pixels, ..v1::Frame::default() };
         index += 1;
-        stream.send_in_strips(frame).await
+        stream.send(frame).await
     };
     Window::play(0, seconds, Some(rate_hz), scan).await?;
     drop(stream);
