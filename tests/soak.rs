@@ -115,7 +115,7 @@ async fn soak() {
             service.control.start_task(q).await.expect("it starts");
         }
         room.add_permits(1);
-        if index % 500 == 0 {
+        if index % 500 == 0 || resident.is_empty() {
             resident.push(resident_bytes(process.id()));
         }
         if HostClock.now_ns() - began_ns >= MINUTE_NS || index + 1 == count {

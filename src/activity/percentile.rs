@@ -111,7 +111,7 @@ impl Windows {
     /// Puts `value` into a slot, in place of what it holds, and gives the percentile. A value that is not finite
     /// leaves the slot empty. NaN without any value.
     pub fn set(&mut self, roi: usize, slot: usize, value: f64) -> f64 {
-        let value = if value.is_finite() { value } else { f64::NAN };
+        let value = finite_or_nan(value);
         let held = std::mem::replace(&mut self.values[roi * self.slots + slot], value);
         let ranks = &mut self.ranks[roi];
         ranks.look_in -= 1;
@@ -126,7 +126,7 @@ impl Windows {
     pub(crate) fn fill(&mut self, roi: usize, values: impl Iterator<Item = f64>) -> f64 {
         let row = &mut self.values[roi * self.slots..][..self.slots];
         for (place, value) in row.iter_mut().zip(values) {
-            *place = if value.is_finite() { value } else { f64::NAN };
+            *place = finite_or_nan(value);
         }
         self.ranks[roi].count = row.iter().filter(|value| value.is_finite()).count();
         let mut window = self.window(roi);
@@ -235,7 +235,6 @@ impl Window<'_> {
             let at = self.stretch[..length].partition_point(|&within| within < value);
             self.stretch.copy_within(at + 1..length, at);
             self.ranks.length -= 1;
-            self.note_ends();
         }
     }
 
@@ -305,6 +304,11 @@ impl Window<'_> {
             if place <= 0.0 || first == second { under } else { under + (place - place.trunc()) * (over - under) }
         };
     }
+}
+
+/// What a slot holds for a value: NaN, as in an empty one, where it is not finite.
+fn finite_or_nan(value: f64) -> f64 {
+    if value.is_finite() { value } else { f64::NAN }
 }
 
 /// The percentile's place among the order statistics of `m` values, counted from 0: percent/100 * m + 0.5, less 1.

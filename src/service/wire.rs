@@ -23,7 +23,9 @@ use tonic::Status;
 use tonic::codegen::{Body, Service, http};
 use tonic::server::NamedService;
 
-use super::MESSAGE_BYTES_MAX;
+use super::{HTTP2_FRAME_BYTES, MESSAGE_BYTES_MAX};
+use crate::engine::StreamShape;
+use crate::journal::shape_of_header;
 use crate::proto::v1;
 use crate::proto::v1::ingest_frames_request::Message as Kind;
 
@@ -32,7 +34,7 @@ const PATH: &str = "/apical.v1.IngestService/IngestFrames";
 /// Bytes before a message.
 const PREFIX_BYTES: usize = 5;
 /// A message of so many bytes or fewer is gathered, as one HTTP/2 frame brings it.
-const GATHERED_BYTES: usize = 64 << 10;
+const GATHERED_BYTES: usize = HTTP2_FRAME_BYTES as usize;
 /// What a frame says of itself before its pixels is shorter than this, in bytes.
 const HEAD_BYTES: usize = 96;
 /// Protobuf's key of `IngestFramesRequest.frame`, and of `Frame.pixels`.
@@ -186,9 +188,10 @@ where
     fn whole(&mut self, message: Bytes) -> Result<Option<Kind>, Status> {
         let message = v1::IngestFramesRequest::decode(message)
             .map_err(|error| Status::internal(format!("failed to decode a message: {error}")))?;
-        if let Some(Kind::Header(header)) = &message.message {
-            let bytes = if header.pixel_type() == v1::PixelType::Uint8 { 1 } else { 2 };
-            (self.rows, self.row_bytes) = (header.height_px as usize, bytes * header.width_px as usize);
+        if let Some(Kind::Header(header)) = &message.message
+            && let StreamShape::Pixels { geometry, pixel_type, .. } = shape_of_header(header)
+        {
+            (self.rows, self.row_bytes) = (geometry.height_px, pixel_type.size_bytes() * geometry.width_px);
         }
         Ok(message.message)
     }
