@@ -111,12 +111,12 @@ impl Windows {
     /// Puts `value` into a slot, in place of what it holds, and gives the percentile. A value that is not finite
     /// leaves the slot empty. NaN without any value.
     pub fn set(&mut self, roi: usize, slot: usize, value: f64) -> f64 {
-        let value = finite_or_nan(value);
-        let held = std::mem::replace(&mut self.values[roi * self.slots + slot], value);
+        let came = held(value);
+        let went = std::mem::replace(&mut self.values[roi * self.slots + slot], came);
         let ranks = &mut self.ranks[roi];
         ranks.look_in -= 1;
-        if ranks.look_in == 0 || !(ranks.is_above(held) && ranks.is_above(value)) {
-            self.window(roi).exchange(held, value);
+        if ranks.look_in == 0 || !(ranks.is_above(went) && ranks.is_above(came)) {
+            self.window(roi).exchange(went, came);
         }
         self.ranks[roi].percentile
     }
@@ -126,7 +126,7 @@ impl Windows {
     pub(crate) fn fill(&mut self, roi: usize, values: impl Iterator<Item = f64>) -> f64 {
         let row = &mut self.values[roi * self.slots..][..self.slots];
         for (place, value) in row.iter_mut().zip(values) {
-            *place = finite_or_nan(value);
+            *place = held(value);
         }
         self.ranks[roi].count = row.iter().filter(|value| value.is_finite()).count();
         let mut window = self.window(roi);
@@ -306,9 +306,10 @@ impl Window<'_> {
     }
 }
 
-/// What a slot holds for a value: NaN, as in an empty one, where it is not finite.
-fn finite_or_nan(value: f64) -> f64 {
-    if value.is_finite() { value } else { f64::NAN }
+/// What a slot holds for a value: NaN, as in an empty one, where it is not finite. Zero has no sign: the order of
+/// zeros of either sign would be that in which they came.
+fn held(value: f64) -> f64 {
+    if value.is_finite() { value + 0.0 } else { f64::NAN }
 }
 
 /// The percentile's place among the order statistics of `m` values, counted from 0: percent/100 * m + 0.5, less 1.
@@ -356,7 +357,7 @@ mod tests {
     }
 
     fn value() -> impl Strategy<Value = f64> {
-        prop_oneof![8 => (-20i32..20).prop_map(f64::from), 1 => Just(f64::NAN), 1 => -1e3f64..1e3]
+        prop_oneof![8 => (-20i32..20).prop_map(f64::from), 1 => Just(-0.0), 1 => Just(f64::NAN), 1 => -1e3f64..1e3]
     }
 
     proptest! {
@@ -374,7 +375,7 @@ mod tests {
                 let (before, f0) = (windows.percentile(0), windows.set(0, slot, value));
                 let late = if index == 0 { f64::NAN } else { windows.set(1, (index - 1) % slots, values[index - 1]) };
                 prop_assert_eq!(before.to_bits(), late.to_bits());
-                ring[slot] = value;
+                ring[slot] = held(value);
                 let mut expected: Vec<f64> = ring.iter().copied().filter(|v| v.is_finite()).collect();
                 expected.sort_by(f64::total_cmp);
                 prop_assert_eq!(f0.to_bits(), hazen(&expected, percent).to_bits());
@@ -408,7 +409,7 @@ mod tests {
                     let value = if (state >> 33) % 50 == 0 { f64::NAN } else { (level + noise).trunc() };
                     let slot = index % slots;
                     index += 1;
-                    ring[slot] = value;
+                    ring[slot] = held(value);
                     let f0 = windows.set(0, slot, value);
                     let mut expected: Vec<f64> = ring.iter().copied().filter(|v| v.is_finite()).collect();
                     expected.sort_by(f64::total_cmp);
