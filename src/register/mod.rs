@@ -67,7 +67,8 @@ pub enum FitVerdict {
     Saturated,
     /// No image in the frame; the last good shift is reported.
     Blank,
-    /// Some rows fit and others do not, or rows are missing; the last good shift is reported.
+    /// Some rows fit and others do not, or rows are missing; the last good shift is reported. A tear near to the first
+    /// or the last row is seen where enough shows beyond it.
     Torn,
     /// There is no template, or the frame has another size than was configured.
     NotReady,
