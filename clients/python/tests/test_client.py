@@ -573,7 +573,7 @@ class Frames(ServiceTest):
             stream = rig.open_stream(SIDE, SIDE, "uint16", RATE_HZ)
             stream.send_bytes(bytes(65 << 20), index=0)
             caught = self.refused(grpc.StatusCode.OUT_OF_RANGE, lambda: stream.wait(1))
-            self.assertIn("too large", caught.message)
+            self.assertIn("expected at most 67108864", caught.message)
         self.rig.stop()
 
 
