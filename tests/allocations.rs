@@ -5,10 +5,13 @@ mod common;
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use apical::config::sample::{SampleConfig, SampleMode};
-use apical::engine::{Command, FrameItem, Overload, Realtime, RealtimeSettings, ServiceEnds, ThreadEnds, rings};
-use apical::frame::{FrameMeta, FrameSlot, FrameView, Geometry};
+use apical::engine::{
+    Arriving, Command, FrameItem, Overload, Realtime, RealtimeSettings, ServiceEnds, ThreadEnds, rings,
+};
+use apical::frame::{Arrival, FrameMeta, FrameSlot, FrameView, Geometry};
 use apical::sample::{Roi, RoiPixel, RoiSet, SampleBuffer, Sampler};
 use common::counting::{Counting, count};
 use common::{BASELINE_FRAMES, config, driver, frames};
@@ -42,32 +45,38 @@ fn ten_thousand_frames_in_shared_memory_allocate_nothing() {
 
 /// Hands frames over, and takes back what the engine is done with.
 struct Feed {
+    /// The upper half of a frame comes, where a source brings strips.
+    arrive: Box<dyn FnMut(usize, FrameMeta)>,
     hand_over: Box<dyn FnMut(usize, FrameMeta)>,
     take_back: Box<dyn FnMut(FrameItem)>,
 }
 
 /// Slots that a source fills.
-fn in_slots(slots: Vec<FrameSlot>, _: &mut ThreadEnds, frames: Producer<FrameItem>) -> Feed {
+fn in_slots(slots: Vec<FrameSlot>, _: &mut ThreadEnds, frames: Producer<FrameItem>, arriving: Arc<Arriving>) -> Feed {
     let pool: Vec<Option<FrameItem>> = slots.into_iter().map(|slot| Some(FrameItem::Pixels(Box::new(slot)))).collect();
     let (pool, count, mut frames) = (Rc::new(RefCell::new(pool)), DISTINCT as u64, frames);
-    let (own, mut lent) = (Rc::clone(&pool), 0);
-    let hand_over = move |place: usize, meta| {
+    let (own, mut lent, mut begun) = (Rc::clone(&pool), 0, 0);
+    let half = Arc::clone(&arriving);
+    let arrive = move |place: usize, meta| {
         let mut item = own.borrow_mut()[place].take().expect("it came back");
+        begun += 1;
         if let FrameItem::Pixels(slot) = &mut item {
             slot.meta = meta;
+            slot.arrival = Arrival { number: begun, rows_px: slot.geometry.height_px / 2 };
         }
-        assert!(frames.push(item).is_ok());
+        half.put(item);
     };
+    let hand_over = move |_, _| assert!(frames.push(arriving.take().expect("it arrives")).is_ok());
     let take_back = move |item| {
         pool.borrow_mut()[(lent % count) as usize] = Some(item);
         lent += 1;
     };
-    Feed { hand_over: Box::new(hand_over), take_back: Box::new(take_back) }
+    Feed { arrive: Box::new(arrive), hand_over: Box::new(hand_over), take_back: Box::new(take_back) }
 }
 
 /// Shared memory, which the real-time thread itself looks into.
 #[cfg(all(feature = "shm", unix))]
-fn in_shared_memory(slots: Vec<FrameSlot>, thread: &mut ThreadEnds, _: Producer<FrameItem>) -> Feed {
+fn in_shared_memory(slots: Vec<FrameSlot>, thread: &mut ThreadEnds, _: Producer<FrameItem>, _: Arc<Arriving>) -> Feed {
     use apical::engine::shared_clock_ns;
     use apical::service::shared::{Shared, open};
     use apical::source::SharedSender;
@@ -85,14 +94,15 @@ fn in_shared_memory(slots: Vec<FrameSlot>, thread: &mut ThreadEnds, _: Producer<
         loan.samples_mut().copy_from_slice(slots[place].samples());
         loan.publish(&meta, shared_clock_ns()).expect("there is room");
     };
-    Feed { hand_over: Box::new(hand_over), take_back: Box::new(move |item| give_back(item)) }
+    let take_back = Box::new(move |item| give_back(item));
+    Feed { arrive: Box::new(|_, _| ()), hand_over: Box::new(hand_over), take_back }
 }
 
 /// So many planes take turns.
 fn ten_thousand_frames(
     planes: u64,
     more: &[&str],
-    feed: impl FnOnce(Vec<FrameSlot>, &mut ThreadEnds, Producer<FrameItem>) -> Feed,
+    feed: impl FnOnce(Vec<FrameSlot>, &mut ThreadEnds, Producer<FrameItem>, Arc<Arriving>) -> Feed,
 ) {
     let deconvolution = ["activity.deconvolution=ar2", "activity.deconvolution_lag_frames=2"];
     let config = config(&[&["limits.min_interval_ms=10.0", deconvolution[0], deconvolution[1]], more].concat());
@@ -100,8 +110,8 @@ fn ten_thousand_frames(
     let driver = driver(&config, &rois);
     let engine = driver.engine();
     let (mut thread, service) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), 4);
-    let ServiceEnds { frames, mut commands, mut publisher, replies: _replies, flags: _flags } = service;
-    let mut feed = feed(slots, &mut thread, frames);
+    let ServiceEnds { frames, arriving, mut commands, mut publisher, replies: _replies, flags: _flags } = service;
+    let mut feed = feed(slots, &mut thread, frames, arriving);
     let settings = RealtimeSettings { overload: Overload::Every, gap_ns: 0, spin_ns: 0, snapshot_frames: 1_000 };
     let mut realtime = Realtime::new(driver, thread, settings, std::thread::current());
     let (mut rewards, mut snapshots, mut decided, mut taken) = (0, 0, 0u64, 0);
@@ -119,11 +129,16 @@ fn ten_thousand_frames(
             device_ns: index * 33_333_333,
             ..FrameMeta::default()
         };
-        (feed.hand_over)((index % DISTINCT as u64) as usize, meta);
-        let before = count();
+        let place = (index % DISTINCT as u64) as usize;
+        (feed.arrive)(place, meta);
+        let mut before = count();
+        while realtime.look_ahead() {}
+        let looked = count() - before;
+        (feed.hand_over)(place, meta);
+        before = count();
         while realtime.turn() {}
         // the first frame maps its producer's memory
-        taken += if index == 0 { 0 } else { count() - before };
+        taken += if index == 0 { 0 } else { looked + count() - before };
         (feed.take_back)(publisher.used_frames.pop().expect("the frame was taken").item);
         while let Ok(record) = publisher.records.pop() {
             decided += u64::from(record.decision.has_pixels);

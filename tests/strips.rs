@@ -60,6 +60,7 @@ fn session(
     frames: &[Frame],
     strip_rows: usize,
     below: Option<u8>,
+    looks_ahead: bool,
 ) -> Vec<Arc<Published>> {
     let engine = Engine::new(config, rois, &shape(), 0).expect("an engine");
     let decided = engine.geometry().expect("pixels");
@@ -87,6 +88,8 @@ fn session(
             if assembly.add(&strip, payload, &mut slot).expect("in order") {
                 driver.take(Input::Frame(&slot), &mut seen);
                 given += 1;
+            } else if looks_ahead {
+                while driver.look_ahead(&slot) {}
             }
         }
         assert_eq!(given, 1);
@@ -107,11 +110,14 @@ fn neither_the_cutting_nor_what_is_below_changes_a_bit() {
     let lowest = rois.rois.iter().flat_map(|roi| &roi.pixels).map(|pixel| pixel.row).max().expect("pixels") as usize;
     // Masks, annuli, and the largest shift: 15 % of the rows that are looked at.
     assert!(rows > lowest + 15 * rows / 100 && rows < 170, "{rows} rows, the lowest mask on {lowest}");
-    let whole = session(&config, &rois, &frames, GEOMETRY.height_px, None);
+    let whole = session(&config, &rois, &frames, GEOMETRY.height_px, None, false);
     assert!(whole.iter().filter(|step| step.decision.verdict() == FrameVerdict::Decided).count() >= 390);
     let whole = decisions(&whole);
     for (strip_rows, below) in [(1, None), (16, None), (37, Some(0)), (100, Some(255))] {
-        assert!(decisions(&session(&config, &rois, &frames, strip_rows, below)) == whole, "strips of {strip_rows}");
+        for looks_ahead in [false, true] {
+            let cut = session(&config, &rois, &frames, strip_rows, below, looks_ahead);
+            assert!(decisions(&cut) == whole, "strips of {strip_rows}, {looks_ahead}");
+        }
     }
     let by_default = Engine::new(&self::config("frame", &[]), &rois, &shape(), 0).expect("an engine").geometry();
     assert_eq!(by_default, Some(GEOMETRY), "the whole frame is waited for");
@@ -140,7 +146,7 @@ fn how_much_precision_the_lower_rows_are_worth_is_told() {
     for decide in ["frame", "last_needed_line"] {
         let config = config(decide, &[]);
         let rows = Engine::new(&config, &rois, &shape(), 0).expect("an engine").geometry().expect("pixels").height_px;
-        let (dy_px, dx_px) = error_px(&session(&config, &rois, &frames, 32, None), &frames);
+        let (dy_px, dx_px) = error_px(&session(&config, &rois, &frames, 32, None, true), &frames);
         println!(
             "{decide}: {rows} of {} rows, registration off by {dy_px:.4} and {dx_px:.4} px (rms)",
             GEOMETRY.height_px

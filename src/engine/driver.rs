@@ -6,7 +6,7 @@
 use super::decision::{Decision, InputKind, Probe, Stage, Step, Timing};
 use super::input::{DeviceReport, Input, SkipReason};
 use super::{Clock, Engine};
-use crate::frame::FrameMeta;
+use crate::frame::{FrameMeta, FrameSlot};
 use crate::trigger::{
     AckStatus, AckWatch, BoardReply, DeviceEvent, Intent, LimitVerdict, Limits, Output, Trigger, TriggerId, Unrecorded,
 };
@@ -164,6 +164,11 @@ impl<C: Clock> Driver<C> {
     /// See [`Engine::settle`].
     pub fn settle(&mut self) -> bool {
         self.engine.settle()
+    }
+
+    /// See [`Engine::look_ahead`].
+    pub fn look_ahead(&mut self, slot: &FrameSlot) -> bool {
+        self.engine.look_ahead(slot)
     }
 
     /// The clock.

@@ -21,7 +21,7 @@ impl Engine {
             return self.not_used();
         }
         let view = slot.view();
-        let mut registration = path.planes[place].rigid.step(&view);
+        let mut registration = path.planes[place].rigid.step_arrived(&view, slot.arrival);
         probe.mark(Stage::Register);
         if self.state.phase == Phase::Baseline && self.estimate_offset {
             path.observe(view.samples);
@@ -48,6 +48,17 @@ impl Engine {
         }
         probe.mark(Stage::Sample);
         self.gather(place, &registration, None, probe);
+    }
+
+    /// Does what can be done of a frame of pixels while its lines arrive, a little at a time; whether there is more to
+    /// do on those that are there. No decision, no record and no saved state is another for it.
+    pub fn look_ahead(&mut self, slot: &FrameSlot) -> bool {
+        let place = self.planes.iter().position(|&plane| plane == slot.meta.plane);
+        let (Some(place), Some(path)) = (place, &mut self.pixels) else { return false };
+        if slot.meta.channel != self.channel || self.state.phase == Phase::Ended {
+            return false;
+        }
+        path.planes[place].rigid.look_ahead(&slot.view(), slot.arrival)
     }
 
     /// The same frame on replay, from what an earlier run registered and sampled.

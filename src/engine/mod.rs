@@ -11,6 +11,7 @@
 //! real-time thread, the in-process replay, `verify` and the tests all call this same step. [`Engine::save`] and
 //! [`Engine::load`] carry the whole state: snapshot, load, go on equals uninterrupted, bit for bit.
 
+mod arriving;
 mod clock;
 mod commands;
 mod decision;
@@ -24,6 +25,7 @@ mod realtime;
 mod scheduling;
 mod state;
 
+pub use arriving::Arriving;
 pub use clock::{Clock, HostClock, ManualClock, shared_clock_ns};
 pub use decision::{
     CommandOutcome, Decision, Event, EventKind, FixedList, FrameVerdict, InputKind, NoProbe, Probe, Stage, Step, Timing,

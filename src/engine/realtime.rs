@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use rtrb::{Consumer, Producer, RingBuffer};
 
+use super::arriving::Arriving;
 use super::decision::{Decision, Timing};
 use super::driver::{Driver, InputSummary, RecordSink};
 use super::input::{Command, DeviceReport, Input, SkipReason};
@@ -163,6 +164,7 @@ pub struct ThreadEnds {
     used_frames: Producer<UsedFrame>,
     snapshots: Producer<Box<Snapshot>>,
     free_snapshots: Consumer<Box<Snapshot>>,
+    arriving: Arc<Arriving>,
     flags: Arc<Flags>,
 }
 
@@ -179,6 +181,8 @@ impl ThreadEnds {
 pub struct ServiceEnds {
     /// For the source.
     pub frames: Producer<FrameItem>,
+    /// For the source as well, where a frame comes line by line.
+    pub arriving: Arc<Arriving>,
     /// For whoever takes commands.
     pub commands: Producer<(u64, Command)>,
     /// For the thread that reads the device.
@@ -228,7 +232,7 @@ pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: us
             Snapshot { input_seq: 0, state: Vec::with_capacity(snapshot_bytes), limits: Vec::with_capacity(1 << 16) };
         let _ = free_snapshots_in.push(Box::new(snapshot));
     }
-    let flags = Arc::new(Flags::default());
+    let (arriving, flags) = (Arc::new(Arriving::default()), Arc::new(Flags::default()));
     let thread = ThreadEnds {
         frames,
         port: None,
@@ -239,10 +243,12 @@ pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: us
         used_frames: used_frames_in,
         snapshots: snapshots_in,
         free_snapshots,
+        arriving: Arc::clone(&arriving),
         flags: Arc::clone(&flags),
     };
     let service = ServiceEnds {
         frames: frames_in,
+        arriving,
         commands: commands_in,
         replies: replies_in,
         publisher: PublisherEnds {
@@ -265,6 +271,8 @@ pub struct Realtime<C: Clock> {
     publisher: Thread,
     /// When it was last woken, and whether it has not been told of what came since.
     woken: (u64, bool),
+    /// What [`Arriving`] counted when it was last looked at.
+    lines_seen: u64,
     last_frame_ns: u64,
     /// When the last frame was taken, and how long after the one before it.
     arrival: (u64, u64),
@@ -309,6 +317,7 @@ impl<C: Clock> Realtime<C> {
             settings,
             publisher,
             woken: (0, false),
+            lines_seen: 0,
             last_frame_ns,
             arrival: (last_frame_ns, 0),
             silent: true,
@@ -341,6 +350,9 @@ impl<C: Clock> Realtime<C> {
             }
             if self.woken.1 {
                 self.wake_publisher();
+            }
+            if self.look_ahead() {
+                continue;
             }
             if self.ends.flags.shutdown.load(Ordering::Acquire) {
                 break;
@@ -395,6 +407,21 @@ impl<C: Clock> Realtime<C> {
         let frame = self.take_frame();
         let housekeeping = self.keep_house(frame);
         frame || housekeeping
+    }
+
+    /// Looks at lines that have come of a frame that is not whole yet, where there is nothing else to do; false when
+    /// there was nothing to see.
+    pub fn look_ahead(&mut self) -> bool {
+        let lines = self.ends.arriving.lines();
+        if lines == self.lines_seen {
+            return false;
+        }
+        let driver = &mut self.driver;
+        let has_more = self.ends.arriving.look(|slot| driver.look_ahead(slot));
+        if has_more != Some(true) {
+            self.lines_seen = lines;
+        }
+        true
     }
 
     fn with_sink(&mut self, ticket: u64, act: impl FnOnce(&mut Driver<C>, &mut RingSink<'_>)) {
@@ -539,7 +566,8 @@ impl<C: Clock> Realtime<C> {
     fn spin_until(&mut self, end_ns: u64) -> bool {
         while self.driver.clock().now_ns() < end_ns {
             let arrived = self.ends.port.as_ref().is_some_and(|(port, _)| port.has_frames());
-            if arrived || !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
+            let has_lines = self.ends.arriving.lines() != self.lines_seen;
+            if arrived || has_lines || !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
                 return true;
             }
             std::hint::spin_loop();

@@ -13,7 +13,7 @@ mod pool;
 mod shared;
 mod strips;
 
-pub use pool::{FrameMeta, FrameSlot};
+pub use pool::{Arrival, FrameMeta, FrameSlot};
 #[cfg(feature = "shm")]
 pub use shared::{SharedFrame, SharedFrameHeader, SharedSample, SharedService};
 #[cfg(feature = "shm")]

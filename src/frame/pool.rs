@@ -25,6 +25,15 @@ pub struct FrameMeta {
     pub received_host_ns: u64,
 }
 
+/// How far a frame that is put together of strips has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Arrival {
+    /// Of this beginning; no other frame of the process has it. 0 where a frame did not come in strips.
+    pub number: u64,
+    /// Rows that are there, from the top.
+    pub rows_px: usize,
+}
+
 /// Where a frame's samples are.
 #[derive(Debug)]
 enum Samples {
@@ -44,6 +53,8 @@ pub struct FrameSlot {
     pub geometry: Geometry,
     /// How the source stores a pixel.
     pub pixel_type: PixelType,
+    /// How far the frame has come.
+    pub arrival: Arrival,
     samples: Samples,
 }
 
@@ -51,7 +62,8 @@ impl Clone for FrameSlot {
     /// A copy whose samples are its own.
     fn clone(&self) -> Self {
         let samples = Samples::Own(self.samples().into());
-        Self { meta: self.meta, geometry: self.geometry, pixel_type: self.pixel_type, samples }
+        let Self { meta, geometry, pixel_type, arrival, .. } = *self;
+        Self { meta, geometry, pixel_type, arrival, samples }
     }
 }
 
@@ -68,7 +80,8 @@ impl FrameSlot {
     }
 
     fn holding(samples: Box<[u16]>, geometry: Geometry, pixel_type: PixelType) -> Self {
-        Self { meta: FrameMeta::default(), geometry, pixel_type, samples: Samples::Own(samples) }
+        let samples = Samples::Own(samples);
+        Self { meta: FrameMeta::default(), geometry, pixel_type, arrival: Arrival::default(), samples }
     }
 
     /// Canonical samples, row-major; `geometry.count()` of them, except in a slot for shared frames that holds none.
@@ -93,6 +106,7 @@ impl FrameSlot {
     #[cfg(feature = "shm")]
     pub fn take_shared(&mut self, frame: SharedFrame) {
         self.meta = frame.meta();
+        self.arrival = Arrival::default();
         self.samples = Samples::Shared(frame);
     }
 

@@ -3,7 +3,12 @@
 //! In: strips from the top to the bottom. Out: a filled [`FrameSlot`], or a [`FrameRefusal`] that says what was
 //! expected. This is the only copy of a frame between the wire and the decision.
 
-use super::{FrameMeta, FrameSlot, Geometry, PixelType};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{Arrival, FrameMeta, FrameSlot, Geometry, PixelType};
+
+/// Beginnings of frames so far, of whichever stream.
+static BEGINNINGS: AtomicU64 = AtomicU64::new(0);
 
 /// Where a strip lies in its frame, and what its frame says of itself.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -207,12 +212,14 @@ impl FrameAssembly {
         if offset == 0 {
             self.begun = strip.frame;
             slot.meta = strip.frame;
+            slot.arrival = Arrival { number: 1 + BEGINNINGS.fetch_add(1, Ordering::Relaxed), rows_px: 0 };
         }
         let had_given = offset > 0 && self.has_given();
         let wanted = (offset + rows).min(self.needed_px).saturating_sub(offset) * width;
         if wanted > 0 {
             let place = &mut slot.samples_mut()[offset * width..offset * width + wanted];
             canonical(&payload[..wanted * self.pixel_type.size_bytes()], self.pixel_type, self.inverted, place);
+            slot.arrival.rows_px = (offset + rows).min(self.needed_px);
         }
         self.rows_px = offset + rows;
         let gives = !had_given && self.has_given();

@@ -17,6 +17,8 @@
 //!
 //! Cost: some 10 ms for 512 x 512, at a template refresh. Nothing is allocated after [`Filters::new`], [`Bank::new`].
 
+use std::ops::Range;
+
 use super::filter;
 use super::kernel::{self, Moments, Path, Plane, Region, WEIGHT_LIMIT};
 use super::phase::Lines;
@@ -138,7 +140,7 @@ pub(super) fn margins(geometry: Geometry, max_y: usize, max_x: usize) -> Vec<Mar
 }
 
 /// Rows of band `band` within the window.
-fn band_rows(geometry: Geometry, margin: Margin, band: usize) -> std::ops::Range<usize> {
+fn band_rows(geometry: Geometry, margin: Margin, band: usize) -> Range<usize> {
     let height = geometry.height_px;
     let clip = |row: usize| row.clamp(margin.y, height - margin.y);
     clip(band * height / BANDS)..clip((band + 1) * height / BANDS)
@@ -191,7 +193,7 @@ struct RowSums {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Measured {
     window: usize,
-    lag: (i32, i32),
+    pub lag: (i32, i32),
     pub bands: [Moments; BANDS],
     pub all: Moments,
 }
@@ -230,6 +232,8 @@ pub(super) struct Bank {
     /// Response of `w0` to a pixel's noise at lag 0, in counts times weight.
     noise_response: f64,
     lines: Lines,
+    /// How often it was built.
+    builds: u64,
 }
 
 impl Bank {
@@ -245,6 +249,7 @@ impl Bank {
             row_sums: vec![RowSums::default(); geometry.height_px + 1],
             noise_response: 0.0,
             lines: Lines::default(),
+            builds: 0,
         }
     }
 
@@ -259,6 +264,7 @@ impl Bank {
         lines: Lines,
     ) {
         self.lines = lines;
+        self.builds += 1;
         filters.run(image, self.geometry.width_px);
         let mut scales = [0.0; 3];
         for (k, (target, source)) in self.weights.iter_mut().zip(&filters.scratch).enumerate() {
@@ -295,6 +301,11 @@ impl Bank {
         self.units
     }
 
+    /// How often it was built: what was measured with another build says nothing of this one.
+    pub(super) fn builds(&self) -> u64 {
+        self.builds
+    }
+
     /// How odd lines are read.
     pub(super) fn lines(&self) -> Lines {
         self.lines
@@ -313,7 +324,7 @@ impl Bank {
         self.margins.iter().position(fits).unwrap_or(self.margins.len().saturating_sub(1))
     }
 
-    fn region(&self, window: usize, rows: std::ops::Range<usize>, lag: (i32, i32)) -> Region {
+    fn region(&self, window: usize, rows: Range<usize>, lag: (i32, i32)) -> Region {
         let x = self.margins[window].x;
         Region { rows, step: 1, columns: x..self.geometry.width_px - x, lag_y: lag.0, lag_x: lag.1 }
     }
@@ -347,7 +358,8 @@ impl Bank {
         for k in 0..LAGS * LAGS {
             // the content displaced by l: the sample at r is T(r - l)
             let lag = (2 - (k / LAGS) as i32, 2 - (k % LAGS) as i32);
-            let measured = self.measure_at(path, self.as_plane(), window, lag, 0);
+            let mut measured = Measured { window, lag, ..Measured::default() };
+            self.add_rows(path, self.as_plane(), 0..self.geometry.height_px, 0, &mut measured);
             for i in 0..3 {
                 let mean_off = centred(measured.all.wx[i], measured.all.x, table.weight_sums[i], table.count);
                 table.responses[i][k] = mean_off * unit;
@@ -382,7 +394,7 @@ impl Bank {
     }
 
     /// What the template's own rows say of a strip.
-    fn strip(&self, rows: &std::ops::Range<usize>) -> Band {
+    fn strip(&self, rows: &Range<usize>) -> Band {
         let (from, to) = (self.row_sums[rows.start], self.row_sums[rows.end]);
         let (count, weight_sum) = ((to.count - from.count) as f64, (to.weight - from.weight) as f64);
         let response = centred(to.wx - from.wx, to.x - from.x, weight_sum, count) * self.units.image;
@@ -394,16 +406,20 @@ impl Bank {
         }
     }
 
-    fn measure_at(&self, path: Path, plane: Plane, window: usize, lag: (i32, i32), odd: i32) -> Measured {
-        let mut measured = Measured { window, lag, ..Measured::default() };
+    /// Adds what the rows `rows` of a frame say, whose odd lines are read `odd` columns further right.
+    fn add_rows(&self, path: Path, plane: Plane, rows: Range<usize>, odd: i32, measured: &mut Measured) {
+        let (window, lag) = (measured.window, measured.lag);
+        let of_template = |row: usize| (row as i64 - i64::from(lag.0)).max(0) as usize;
+        let (from, to) = (of_template(rows.start), of_template(rows.end));
+        measured.all = Moments::default();
         for (k, moments) in measured.bands.iter_mut().enumerate() {
-            let rows = band_rows(self.geometry, self.margins[window], k);
-            self.accumulate(path, plane, &self.region(window, rows, lag), odd, moments);
-        }
-        for moments in &measured.bands {
+            let band = band_rows(self.geometry, self.margins[window], k);
+            let rows = band.start.max(from)..band.end.min(to);
+            if !rows.is_empty() {
+                self.accumulate(path, plane, &self.region(window, rows, lag), odd, moments);
+            }
             measured.all.add(moments);
         }
-        measured
     }
 
     /// Adds the sums of a region whose odd lines are read `odd` columns further right.
@@ -422,7 +438,20 @@ impl Bank {
 
     /// One pass over the frame at a whole-pixel lag, which must be within the largest shift.
     pub(super) fn measure(&self, path: Path, plane: Plane, lag: (i32, i32)) -> Measured {
-        self.measure_at(path, plane, self.window_of(lag), lag, self.lines.whole)
+        let mut measured = self.begin(lag);
+        self.measure_rows(path, plane, 0..self.geometry.height_px, &mut measured);
+        measured
+    }
+
+    /// The start of a pass in which rows follow as they come.
+    pub(super) fn begin(&self, lag: (i32, i32)) -> Measured {
+        Measured { window: self.window_of(lag), lag, ..Measured::default() }
+    }
+
+    /// Goes on with it: `rows` are those of the frame behind the ones that were measured already. The sums are
+    /// integers, so the same whatever they were cut into.
+    pub(super) fn measure_rows(&self, path: Path, plane: Plane, rows: Range<usize>, measured: &mut Measured) {
+        self.add_rows(path, plane, rows, self.lines.whole, measured);
     }
 
     /// Contrast at the whole-pixel lag itself: an exact integer sum over a constant.
@@ -455,7 +484,7 @@ impl Bank {
         [above..margin, height - margin..height - below].map(|rows| {
             let middle = rows.start.midpoint(rows.end);
             let mut both = Moments::default();
-            let mut half = |rows: std::ops::Range<usize>| {
+            let mut half = |rows: Range<usize>| {
                 let mut moments = Moments::default();
                 let region = self.region(self.margins.len() - 1, rows.clone(), measured.lag);
                 self.accumulate(path, plane, &region, self.lines.whole, &mut moments);

@@ -39,10 +39,14 @@ impl Rigid {
 
     /// Follows the content from a whole-pixel lag.
     pub(super) fn track(&self, bank: &Bank, plane: Plane, start: (i32, i32)) -> Fit {
-        let mut lag = self.clamp(start);
+        self.track_from(bank, plane, bank.measure(self.path, plane, self.clamp(start)))
+    }
+
+    /// The same from what was measured at the first lag.
+    pub(super) fn track_from(&self, bank: &Bank, plane: Plane, mut measured: Measured) -> Fit {
+        let mut lag = measured.lag;
         let mut passes = 1;
         loop {
-            let measured = bank.measure(self.path, plane, lag);
             let solution = bank.solve(&measured);
             let next = self.clamp((lag.0 + solution.dy.round() as i32, lag.1 + solution.dx.round() as i32));
             let near = solution.dy.abs() <= REACH_PX && solution.dx.abs() <= REACH_PX;
@@ -54,6 +58,7 @@ impl Rigid {
                 return Fit { measured, solution, shift, score: gain * self.norm(&measured, 0), converged: near };
             }
             lag = next;
+            measured = bank.measure(self.path, plane, lag);
             passes += 1;
         }
     }

@@ -21,6 +21,7 @@
 //!
 //! **Invariant**: this stage reads no clock, and `step` allocates nothing.
 
+mod ahead;
 mod axial;
 mod bank;
 mod blocks;

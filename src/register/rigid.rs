@@ -15,6 +15,7 @@
 
 use realfft::num_complex::Complex;
 
+use super::ahead::Ahead;
 use super::bank::{Bank, Filters, Margin, margins};
 use super::fit::Fit;
 use super::kernel::{Path, Plane};
@@ -27,7 +28,7 @@ use super::update::Update;
 use super::wide::Wide;
 use super::{BlockGrid, FitVerdict, RegisterError, Registration, TemplateOffset};
 use crate::config::register::RegisterConfig;
-use crate::frame::{FrameView, Geometry, Image};
+use crate::frame::{Arrival, FrameView, Geometry, Image};
 
 /// The wide search starts below this score, or below 1.25 times `min_score` if that is more.
 const REACQUIRE: f64 = 0.5;
@@ -53,6 +54,7 @@ pub struct Rigid {
     pub(super) phase: LinePhase,
     pub(super) blocks: Option<Piecewise>,
     pub(super) update: Option<Update>,
+    pub(super) ahead: Option<Ahead>,
     pub(super) reference_bank: Bank,
     pub(super) reference_spectrum: Vec<Complex<f32>>,
     pub(super) reference: Vec<f32>,
@@ -88,6 +90,7 @@ impl Rigid {
             phase: LinePhase::new(config.bidirectional_phase, geometry, sigma, max_x),
             blocks: Piecewise::new(config, geometry),
             update: Update::new(config.template_update_frames, config.template_update_share, count),
+            ahead: None,
             reference_bank: Bank::new(geometry, &margins),
             reference_spectrum: wide.spectrum(),
             reference: vec![0.0; count],
@@ -205,6 +208,12 @@ impl Rigid {
 
     /// Registers one frame, and during a baseline adds it to the template.
     pub fn step(&mut self, frame: &FrameView) -> Registration {
+        self.step_arrived(frame, Arrival::default())
+    }
+
+    /// The same of a frame whose lines [`Rigid::look_ahead`] may have seen while they arrived. The bits are the same.
+    pub fn step_arrived(&mut self, frame: &FrameView, arrival: Arrival) -> Registration {
+        self.ahead = self.ahead.filter(|ahead| ahead.is_of(arrival));
         self.settle();
         let registration = self.step_on_template(frame);
         let (dy, dx) = self.origin();
@@ -216,10 +225,7 @@ impl Rigid {
         if !self.config.enabled {
             return Registration::none();
         }
-        if frame.geometry != self.geometry || frame.samples.len() != self.geometry.count() || self.margins.is_empty() {
-            return self.held(FitVerdict::NotReady, 0.0);
-        }
-        let plane = Plane { samples: frame.samples, width: self.geometry.width_px, saturation: frame.saturation };
+        let Some(plane) = self.plane_of(frame) else { return self.held(FitVerdict::NotReady, 0.0) };
         if self.update.is_some() {
             self.record.bias = frame.bias;
         }
@@ -242,6 +248,13 @@ impl Rigid {
         } else {
             self.held(FitVerdict::NotReady, 0.0)
         }
+    }
+
+    /// The frame as the kernels read it; `None` for one of another size.
+    pub(super) fn plane_of<'a>(&self, frame: &FrameView<'a>) -> Option<Plane<'a>> {
+        let fits = frame.geometry == self.geometry && frame.samples.len() == self.geometry.count();
+        let plane = Plane { samples: frame.samples, width: self.geometry.width_px, saturation: frame.saturation };
+        (fits && !self.margins.is_empty()).then_some(plane)
     }
 
     /// Appends everything that changes; does not allocate when `out` has the capacity.
@@ -359,8 +372,8 @@ impl Rigid {
 
     /// The frame's verdict and fit; moves the tracker when the frame deserves it.
     fn register(&mut self, plane: Plane) -> (Registration, Fit) {
-        let start = (self.record.shift.0.round() as i32, self.record.shift.1.round() as i32);
-        let mut fit = self.track(&self.bank, plane, start);
+        let measured = self.first_pass(plane);
+        let mut fit = self.track_from(&self.bank, plane, measured);
         let all = &fit.measured.all;
         if all.saturated as f64 > self.config.saturated_fraction * all.count as f64 {
             return (self.held(FitVerdict::Saturated, 0.0), fit);

@@ -17,7 +17,7 @@ use super::rig::{Rig, Slot, turned};
 use super::session::{Beginning, FrameFeed, Session};
 use super::wire;
 use crate::engine::{Clock, FrameItem, HostClock, StreamShape};
-use crate::frame::{FrameAssembly, FrameMeta, FrameRefusal, Geometry, StripMeta};
+use crate::frame::{Arrival, FrameAssembly, FrameMeta, FrameRefusal, Geometry, StripMeta};
 use crate::journal::{Published, fit_verdict};
 use crate::proto::v1::{self, ingest_service_server::IngestService};
 use crate::register::FitVerdict;
@@ -25,6 +25,9 @@ use crate::sample::MAX_SIDE_PX;
 
 /// Answers that may wait for a slow adapter.
 const ANSWERS: usize = 1_024;
+/// Lines that come so long after those before them, in nanoseconds, come as they are scanned: the real-time thread is
+/// woken to look at them. The pieces of a frame that is sent whole follow one another faster than a thread wakes up.
+const SCANNED_NS: u64 = 500_000;
 /// ROI values in a sample, at most.
 const VALUES_MAX: u32 = 100_000;
 
@@ -418,6 +421,8 @@ struct Feeder {
     pending: u64,
     /// Index of the last frame that was acknowledged as taken.
     last_taken: Option<u64>,
+    /// When the last message of a frame came.
+    came_ns: u64,
     ready: VecDeque<Out>,
 }
 
@@ -440,7 +445,7 @@ impl Feeder {
         };
         let ready = VecDeque::from([Out::Accepted(accepted)]);
         let last_taken = feed.last_index;
-        let feeder = Self { session, feed, answers, acks, closing, ended, pending: 0, last_taken, ready };
+        let feeder = Self { session, feed, answers, acks, closing, ended, pending: 0, last_taken, came_ns: 0, ready };
         (feeder, ReceiverStream::new(receiver))
     }
 
@@ -517,12 +522,13 @@ impl Feeder {
         }
         let Some(mut slot) = self.take_slot().await else { return };
         let taken = source.take(message, &mut slot, received_host_ns);
-        self.feed.held = Some(slot);
+        let pause_ns = received_host_ns - std::mem::replace(&mut self.came_ns, received_host_ns);
+        let mut slot = Some(slot);
         for taken in taken {
             match taken {
                 Taken::Nothing => {}
                 Taken::Whole => {
-                    if let Some(slot) = self.feed.held.take() {
+                    if let Some(slot) = slot.take() {
                         self.hand_over(slot).await;
                     }
                 }
@@ -537,18 +543,25 @@ impl Feeder {
                 }
             }
         }
+        if let Some(slot) = slot {
+            self.feed.arriving.put(slot);
+            let is_continued = matches!(message, In::Frame(frame) if frame.row_offset_px > 0);
+            if is_continued && pause_ns >= SCANNED_NS {
+                self.session.wake();
+            }
+        }
     }
 
     /// The slot at hand, or the next one that is free; acknowledgements go on while it is waited for.
     async fn take_slot(&mut self) -> Option<FrameItem> {
-        if let Some(slot) = self.feed.held.take() {
+        if let Some(slot) = self.feed.arriving.take() {
             return Some(slot);
         }
         let (mut ended, mut closing) = (self.ended.clone(), self.closing.clone());
         loop {
             tokio::select! {
                 biased;
-                slot = self.feed.free.recv() => return slot,
+                slot = self.feed.free.recv() => return slot.map(emptied),
                 Some(step) = self.acks.recv() => self.acknowledge(&step),
                 () = turned(&mut ended) => return None,
                 () = turned(&mut closing) => return None,
@@ -613,6 +626,14 @@ impl Feeder {
             ..v1::Ack::default()
         }
     }
+}
+
+/// A free slot, whose last frame is nobody's business any more.
+fn emptied(mut item: FrameItem) -> FrameItem {
+    if let FrameItem::Pixels(slot) = &mut item {
+        slot.arrival = Arrival::default();
+    }
+    item
 }
 
 /// Why registration doubts a frame.

@@ -15,8 +15,9 @@ use super::rig::{Draft, RigMode, turned};
 use crate::config::outputs::{RewardDevice, RewardOutputConfig};
 use crate::config::{FramesKept, RigConfig, load_text};
 use crate::engine::{
-    Clock, Command, CommandOutcome, DeviceReport, Driver, Engine, Flags, FrameItem, HostClock, LimitTime, Realtime,
-    RealtimeSettings, ServiceEnds, StreamShape, ThreadEnds, ValuesSlot, Waker, report_of, rings, schedule_this_thread,
+    Arriving, Clock, Command, CommandOutcome, DeviceReport, Driver, Engine, Flags, FrameItem, HostClock, LimitTime,
+    Realtime, RealtimeSettings, ServiceEnds, StreamShape, ThreadEnds, ValuesSlot, Waker, report_of, rings,
+    schedule_this_thread,
 };
 use crate::frame::{FrameMeta, FrameSlot, Geometry};
 use crate::journal::{Published, ResumePoint, SessionDirectory, engine_of, shape_of_head, state_name, with_images};
@@ -32,8 +33,8 @@ const HANDOVER_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct FrameFeed {
     pub frames: Producer<FrameItem>,
     pub free: mpsc::Receiver<FrameItem>,
-    /// A slot that is being filled.
-    pub held: Option<FrameItem>,
+    /// Where the slot that is being filled lies meanwhile.
+    pub arriving: Arc<Arriving>,
     /// Index of the last frame that was handed over, by whichever stream.
     pub last_index: Option<u64>,
 }
@@ -135,7 +136,7 @@ impl Session {
         // Slots whose pixels wait for the disk come on top of those that wait for the engine.
         let slots = (config.engine.queue_frames + if keeps_pixels { config.record.frames_queue } else { 0 }) as usize;
         let (mut thread_ends, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), slots);
-        let ServiceEnds { frames, commands, replies, publisher, flags } = ends;
+        let ServiceEnds { frames, arriving, commands, replies, publisher, flags } = ends;
         let rows_px = engine.geometry().map_or(0, |geometry| geometry.height_px);
         let Filled { free, slots, waker, shared_memory } =
             fill(&shape, rows_px, &directory.head, slots, &mut thread_ends)?;
@@ -210,7 +211,7 @@ impl Session {
             waker,
             rows_px,
             shared_memory,
-            feed: Mutex::new(Some(FrameFeed { frames, free, held: None, last_index: None })),
+            feed: Mutex::new(Some(FrameFeed { frames, free, arriving, last_index: None })),
             feed_returned: Notify::new(),
             live,
             threads: Mutex::new(Some(Threads { realtime, publisher, reader, stop_reader })),
