@@ -58,15 +58,13 @@ fn in_slots(slots: Vec<FrameSlot>, _: &mut ThreadEnds, frames: Producer<FrameIte
     let (own, mut lent, mut begun) = (Rc::clone(&pool), 0, 0);
     let half = Arc::clone(&arriving);
     let arrive = move |place: usize, meta| {
-        let mut item = own.borrow_mut()[place].take().expect("it came back");
+        let Some(FrameItem::Pixels(mut slot)) = own.borrow_mut()[place].take() else { panic!("it did not come back") };
         begun += 1;
-        if let FrameItem::Pixels(slot) = &mut item {
-            slot.meta = meta;
-            slot.arrival = Arrival { number: begun, rows_px: slot.geometry.height_px / 2 };
-        }
-        half.put(item);
+        slot.meta = meta;
+        slot.arrival = Arrival { number: begun, rows_px: slot.geometry.height_px / 2 };
+        half.put(slot);
     };
-    let hand_over = move |_, _| assert!(frames.push(arriving.take().expect("it arrives")).is_ok());
+    let hand_over = move |_, _| assert!(frames.push(FrameItem::Pixels(arriving.take().expect("it arrives"))).is_ok());
     let take_back = move |item| {
         pool.borrow_mut()[(lent % count) as usize] = Some(item);
         lent += 1;

@@ -3,33 +3,45 @@
 //! A slot belongs to one of the two at a time. The real-time thread never waits for it: where the other one has it,
 //! there will be more to see soon. The other one waits for a glance of the real-time thread, some microseconds.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::FrameItem;
+use crossbeam_utils::atomic::AtomicCell;
+
 use crate::frame::FrameSlot;
 
-/// Where the slot lies while more of its lines are waited for.
-#[derive(Debug, Default)]
+/// Where the slot lies while more of its lines are waited for. One thread fills it, one looks.
+#[derive(Default)]
 pub struct Arriving {
-    item: Mutex<Option<FrameItem>>,
+    /// A pointer, which is exchanged in one instruction.
+    slot: AtomicCell<Option<Box<FrameSlot>>>,
+    /// Whether a slot was left here: it is looked at where it does not lie here.
+    is_left: AtomicBool,
     /// How often lines have come.
     lines: AtomicU64,
 }
 
 impl Arriving {
     /// Leaves a slot here; lines of a frame that are in it may be looked at.
-    pub fn put(&self, item: FrameItem) {
-        let has_lines = matches!(&item, FrameItem::Pixels(slot) if slot.arrival.rows_px > 0);
-        *self.lock() = Some(item);
+    pub fn put(&self, slot: Box<FrameSlot>) {
+        let has_lines = slot.arrival.rows_px > 0;
+        self.slot.store(Some(slot));
+        self.is_left.store(true, Ordering::Relaxed);
         if has_lines {
             self.lines.fetch_add(1, Ordering::Release);
         }
     }
 
     /// Takes it back, to fill it or to hand it over.
-    pub fn take(&self) -> Option<FrameItem> {
-        self.lock().take()
+    pub fn take(&self) -> Option<Box<FrameSlot>> {
+        if !self.is_left.swap(false, Ordering::Relaxed) {
+            return None;
+        }
+        loop {
+            if let Some(slot) = self.slot.take() {
+                return Some(slot);
+            }
+            std::thread::yield_now();
+        }
     }
 
     /// How often lines have come so far.
@@ -39,28 +51,21 @@ impl Arriving {
 
     /// Shows the slot where it lies here; `None` where it does not, without waiting.
     pub(super) fn look<R>(&self, see: impl FnOnce(&FrameSlot) -> R) -> Option<R> {
-        match &*self.try_lock()? {
-            Some(FrameItem::Pixels(slot)) => Some(see(slot)),
-            _ => None,
-        }
+        let glance = Glance { arriving: self, slot: self.slot.take() };
+        glance.slot.as_deref().map(see)
     }
+}
 
-    /// Never sleeps on the lock: whom the real-time thread had put to sleep, it would have to wake.
-    fn lock(&self) -> MutexGuard<'_, Option<FrameItem>> {
-        loop {
-            if let Some(guard) = self.try_lock() {
-                return guard;
-            }
-            std::thread::yield_now();
-        }
-    }
+/// A slot that is looked at; it goes back whatever happens.
+struct Glance<'a> {
+    arriving: &'a Arriving,
+    slot: Option<Box<FrameSlot>>,
+}
 
-    fn try_lock(&self) -> Option<MutexGuard<'_, Option<FrameItem>>> {
-        match self.item.try_lock() {
-            Ok(guard) => Some(guard),
-            // A glance that panicked has changed nothing.
-            Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
-            Err(TryLockError::WouldBlock) => None,
+impl Drop for Glance<'_> {
+    fn drop(&mut self) {
+        if let Some(slot) = self.slot.take() {
+            self.arriving.slot.store(Some(slot));
         }
     }
 }
@@ -72,37 +77,37 @@ mod tests {
 
     #[test]
     fn a_slot_is_seen_only_as_it_was_left() {
-        const ROUNDS: usize = 20_000;
-        let arriving = Arriving::default();
-        let slot = FrameSlot::new(Geometry::new(4, 4), PixelType::U16);
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                let mut item = FrameItem::Pixels(Box::new(slot));
-                for round in 0..ROUNDS {
-                    if let FrameItem::Pixels(slot) = &mut item {
-                        slot.arrival = Arrival { number: 1 + round as u64, rows_px: 1 + round % 4 };
-                        slot.samples_mut().fill(round as u16);
-                    }
-                    arriving.put(item);
-                    item = arriving.take().expect("nobody else takes it");
+        assert!(AtomicCell::<Option<Box<FrameSlot>>>::is_lock_free());
+        let (arriving, is_enough) = (Arriving::default(), AtomicBool::new(false));
+        let mut slot = Box::new(FrameSlot::new(Geometry::new(4, 4), PixelType::U16));
+        let last = std::thread::scope(|scope| {
+            let filler = scope.spawn(|| {
+                let mut number = 0;
+                while !is_enough.load(Ordering::Relaxed) {
+                    number += 1;
+                    slot.arrival = Arrival { number, rows_px: 1 };
+                    slot.samples_mut().fill(number as u16);
+                    arriving.put(slot);
+                    slot = arriving.take().expect("nobody else takes it");
                 }
-                arriving.put(item);
+                arriving.put(slot);
+                number
             });
-            let (mut last, mut seen) = (0, 0);
-            while arriving.lines() <= ROUNDS as u64 {
-                let Some((arrival, whole)) = arriving.look(|slot| {
-                    let round = (slot.arrival.number - 1) as u16;
-                    (slot.arrival, slot.samples().iter().all(|&sample| sample == round))
-                }) else {
-                    continue;
+            let mut last = 0;
+            for _ in 0..2_000 {
+                let seen = loop {
+                    if let Some(seen) = arriving.look(|slot| (slot.arrival.number, slot.samples().to_vec())) {
+                        break seen;
+                    }
                 };
-                assert!(whole && arrival.number >= last, "{arrival:?} behind {last}");
-                (last, seen) = (arrival.number, seen + 1);
+                assert!(seen.0 >= last && seen.1.iter().all(|&sample| sample == seen.0 as u16), "{seen:?}, {last}");
+                last = seen.0;
             }
-            assert!(seen > 0);
+            is_enough.store(true, Ordering::Relaxed);
+            filler.join().expect("it fills")
         });
-        assert_eq!(arriving.look(|slot| slot.arrival.number), Some(ROUNDS as u64));
+        assert_eq!(arriving.look(|slot| slot.arrival.number), Some(last));
+        assert_eq!(arriving.lines(), 1 + last);
         assert!(arriving.take().is_some() && arriving.take().is_none());
-        assert_eq!(arriving.lines(), 1 + ROUNDS as u64);
     }
 }

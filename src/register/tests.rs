@@ -493,7 +493,6 @@ fn most_tears_nearer_to_an_edge_are_seen() {
             }
         }
     }
-    println!("{seen} of {tears} tears seen");
     assert!(seen * 100 >= tears * 98, "{seen} of {tears}");
 }
 

@@ -543,18 +543,21 @@ impl Feeder {
                 }
             }
         }
-        if let Some(slot) = slot {
-            self.feed.arriving.put(slot);
-            let is_continued = matches!(message, In::Frame(frame) if frame.row_offset_px > 0);
-            if is_continued && pause_ns >= SCANNED_NS {
-                self.session.wake();
-            }
+        let is_incomplete = slot.is_some();
+        match slot {
+            Some(FrameItem::Pixels(slot)) => self.feed.arriving.put(slot),
+            slot => self.feed.held = slot,
+        }
+        let is_continued = matches!(message, In::Frame(frame) if frame.row_offset_px > 0);
+        if is_incomplete && is_continued && pause_ns >= SCANNED_NS {
+            self.session.wake();
         }
     }
 
     /// The slot at hand, or the next one that is free; acknowledgements go on while it is waited for.
     async fn take_slot(&mut self) -> Option<FrameItem> {
-        if let Some(slot) = self.feed.arriving.take() {
+        let held = self.feed.arriving.take().map(FrameItem::Pixels);
+        if let Some(slot) = held.or_else(|| self.feed.held.take()) {
             return Some(slot);
         }
         let (mut ended, mut closing) = (self.ended.clone(), self.closing.clone());

@@ -33,8 +33,10 @@ const HANDOVER_PATIENCE: Duration = Duration::from_millis(500);
 pub(super) struct FrameFeed {
     pub frames: Producer<FrameItem>,
     pub free: mpsc::Receiver<FrameItem>,
-    /// Where the slot that is being filled lies meanwhile.
+    /// Where the slot that is being filled with pixels lies meanwhile.
     pub arriving: Arc<Arriving>,
+    /// One that was not filled with values.
+    pub held: Option<FrameItem>,
     /// Index of the last frame that was handed over, by whichever stream.
     pub last_index: Option<u64>,
 }
@@ -211,7 +213,7 @@ impl Session {
             waker,
             rows_px,
             shared_memory,
-            feed: Mutex::new(Some(FrameFeed { frames, free, arriving, last_index: None })),
+            feed: Mutex::new(Some(FrameFeed { frames, free, arriving, held: None, last_index: None })),
             feed_returned: Notify::new(),
             live,
             threads: Mutex::new(Some(Threads { realtime, publisher, reader, stop_reader })),
