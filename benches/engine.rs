@@ -1,17 +1,62 @@
-//! `Engine::step` on 512 x 512 uint16 with 10 and with 200 ROIs, every stage on, frames back to back:
-//! `cargo bench --bench engine`. The first row reads one frame from memory: the floor of every pass over it.
+//! `Engine::step` on 512 x 512 uint16 with 10 and with 200 ROIs, every stage on: `cargo bench --bench engine`. Frames
+//! back to back, and one every 33 ms, when caches have gone cold and the clock has gone down. Beside each row stands
+//! the floor of every pass over a frame: to read one from memory, at the same pace.
+
+use std::hint::black_box;
+use std::time::Duration;
 
 use apical::config::{RigConfig, load_text};
-use apical::engine::{Command, Engine, Input, StreamShape};
+use apical::engine::{Clock, Command, Engine, HostClock, Input, StreamShape};
 use apical::frame::{FrameAssembly, FrameMeta, FrameSlot, Geometry, PixelType, StripMeta};
 use apical::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
 use apical::source::SyntheticSource;
-use divan::Bencher;
+use hdrhistogram::Histogram;
 
 const FRAMES: usize = 64;
 
+/// Before any step counts.
+const WARM_UP: usize = 500;
+/// Frames back to back, enough for a 99.9 %.
+const MANY: usize = 10_000;
+/// Frames at 30 a second: 40 s.
+const PACED: usize = 1_200;
+const PERIOD: Duration = Duration::from_nanos(33_333_333);
+
 fn main() {
-    divan::main();
+    println!("{:<46}{:>7}{:>9}{:>9}{:>9}{:>9}{:>9}", "us", "frames", "median", "99 %", "99.9 %", "largest", "floor");
+    for (pace, count) in [("back to back", MANY), ("every 33 ms", PACED)] {
+        let pause = if count == PACED { PERIOD } else { Duration::ZERO };
+        let floor = us(&timed(count, pause, floor()), 0.5);
+        for (rois, deconvolution) in [(10, "off"), (200, "off"), (200, "ar1")] {
+            let name = if deconvolution == "off" { "" } else { ", AR(1)" };
+            let name = format!("Engine::step, {rois} ROIs{name}, {pace}");
+            let taken = timed(count, pause, step(rois, deconvolution));
+            let [median, high, higher, largest] = [0.5, 0.99, 0.999, 1.0].map(|quantile| us(&taken, quantile));
+            println!("{name:<46}{count:>7}{median:>9}{high:>9}{higher:>9}{largest:>9}{floor:>9}");
+        }
+    }
+}
+
+/// A quantile in microseconds. Five values stand above a percentile, or none is given.
+fn us(taken_ns: &Histogram<u64>, quantile: f64) -> String {
+    let above = taken_ns.len() as f64 * (1.0 - quantile);
+    if quantile < 1.0 && above < 5.0 {
+        return "-".to_owned();
+    }
+    format!("{:.1}", taken_ns.value_at_quantile(quantile) as f64 / 1e3)
+}
+
+/// Runs it so many times, with a pause before each; how long it took, in nanoseconds.
+fn timed(count: usize, pause: Duration, mut run: impl FnMut()) -> Histogram<u64> {
+    let mut taken_ns = Histogram::<u64>::new(3).expect("three digits");
+    (0..WARM_UP).for_each(|_| run());
+    for _ in 0..count {
+        std::thread::sleep(pause);
+        let start_ns = HostClock.now_ns();
+        run();
+        taken_ns += HostClock.now_ns() - start_ns;
+    }
+    taken_ns
 }
 
 fn config(cells: usize, deconvolution: &str) -> RigConfig {
@@ -42,18 +87,18 @@ fn slots(source: &mut SyntheticSource, count: usize) -> Vec<FrameSlot> {
     (0..count).map(fill).collect()
 }
 
-#[divan::bench]
-fn read_one_frame_from_memory(bencher: Bencher) {
+/// Reads one of many frames.
+fn floor() -> impl FnMut() {
     let frames: Vec<Vec<u16>> = (0..FRAMES).map(|k| vec![k as u16; 512 * 512]).collect();
     let mut next = 0;
-    bencher.bench_local(|| {
+    move || {
         next = (next + 1) % FRAMES;
-        frames[next].iter().fold(0u16, |sum, &sample| sum.wrapping_add(sample))
-    });
+        black_box(frames[next].iter().fold(0u16, |sum, &sample| sum.wrapping_add(sample)));
+    }
 }
 
-#[divan::bench(args = [(10, "off"), (200, "off"), (200, "ar1")], sample_count = 500)]
-fn step_512x512(bencher: Bencher, (rois, deconvolution): (usize, &str)) {
+/// A step of a session in which a trial runs.
+fn step(rois: usize, deconvolution: &str) -> impl FnMut() {
     let config = config(rois, deconvolution);
     let mut source = SyntheticSource::new(&config.synthetic).expect("an animal");
     let set = RoiSet {
@@ -91,10 +136,10 @@ fn step_512x512(bencher: Bencher, (rois, deconvolution): (usize, &str)) {
     engine.step(&Input::Command(&Command::StartTask { accept_template: true }));
     let mut frames = slots(&mut source, FRAMES);
     let mut index = 220;
-    bencher.bench_local(|| {
+    move || {
         let slot = &mut frames[(index % FRAMES as u64) as usize];
         slot.meta.index = index;
         index += 1;
-        engine.step(&Input::Frame(slot)).decision.cursor
-    });
+        black_box(engine.step(&Input::Frame(slot)).decision.cursor);
+    }
 }

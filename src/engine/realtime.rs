@@ -3,7 +3,8 @@
 //! It never allocates, locks, awaits, logs, or touches the disk after warm-up. Its system calls are the wait, the
 //! write of a trigger, and the wake-up of the thread that takes the records. An input is taken only when there is a
 //! record to put it in, so nothing is ever dropped silently: when the records are late, frames wait or are skipped
-//! by the overload policy, and a skip is an input.
+//! by the overload policy, and a skip is an input. With nothing to decide it looks at the lines of the frame that is
+//! arriving (`arriving.rs`).
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
