@@ -8,6 +8,7 @@ use std::time::Duration;
 use apical::config::{RigConfig, load_text};
 use apical::engine::{Clock, Command, Engine, HostClock, Input, StreamShape};
 use apical::frame::{FrameAssembly, FrameMeta, FrameSlot, Geometry, PixelType, StripMeta};
+use apical::journal::{Percentiles, latency_histogram};
 use apical::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
 use apical::source::SyntheticSource;
 use hdrhistogram::Histogram;
@@ -24,31 +25,23 @@ const PERIOD: Duration = Duration::from_nanos(33_333_333);
 
 fn main() {
     println!("{:<46}{:>7}{:>9}{:>9}{:>9}{:>9}{:>9}", "us", "frames", "median", "99 %", "99.9 %", "largest", "floor");
-    for (pace, count) in [("back to back", MANY), ("every 33 ms", PACED)] {
-        let pause = if count == PACED { PERIOD } else { Duration::ZERO };
-        let floor = us(&timed(count, pause, floor()), 0.5);
+    for (pace, count, pause) in [("back to back", MANY, Duration::ZERO), ("every 33 ms", PACED, PERIOD)] {
+        let floor = Percentiles::of(&timed(count, pause, floor())).p50;
         for (rois, deconvolution) in [(10, "off"), (200, "off"), (200, "ar1")] {
             let name = if deconvolution == "off" { "" } else { ", AR(1)" };
             let name = format!("Engine::step, {rois} ROIs{name}, {pace}");
-            let taken = timed(count, pause, step(rois, deconvolution));
-            let [median, high, higher, largest] = [0.5, 0.99, 0.999, 1.0].map(|quantile| us(&taken, quantile));
-            println!("{name:<46}{count:>7}{median:>9}{high:>9}{higher:>9}{largest:>9}{floor:>9}");
+            let Percentiles { p50, p99, p999, max, n } =
+                Percentiles::of(&timed(count, pause, step(rois, deconvolution)));
+            // Five values stand above a percentile.
+            let p999 = if n >= 5_000 { format!("{p999:.1}") } else { "-".to_owned() };
+            println!("{name:<46}{n:>7}{p50:>9.1}{p99:>9.1}{p999:>9}{max:>9.1}{floor:>9.1}");
         }
     }
 }
 
-/// A quantile in microseconds. Five values stand above a percentile, or none is given.
-fn us(taken_ns: &Histogram<u64>, quantile: f64) -> String {
-    let above = taken_ns.len() as f64 * (1.0 - quantile);
-    if quantile < 1.0 && above < 5.0 {
-        return "-".to_owned();
-    }
-    format!("{:.1}", taken_ns.value_at_quantile(quantile) as f64 / 1e3)
-}
-
 /// Runs it so many times, with a pause before each; how long it took, in nanoseconds.
 fn timed(count: usize, pause: Duration, mut run: impl FnMut()) -> Histogram<u64> {
-    let mut taken_ns = Histogram::<u64>::new(3).expect("three digits");
+    let mut taken_ns = latency_histogram();
     (0..WARM_UP).for_each(|_| run());
     for _ in 0..count {
         std::thread::sleep(pause);

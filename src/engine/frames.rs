@@ -53,11 +53,8 @@ impl Engine {
     /// Does what can be done of a frame of pixels while its lines arrive, a little at a time; whether there is more to
     /// do on those that are there. No decision, no record and no saved state is another for it.
     pub fn look_ahead(&mut self, slot: &FrameSlot) -> bool {
-        let place = self.planes.iter().position(|&plane| plane == slot.meta.plane);
+        let place = self.place_of(&slot.meta);
         let (Some(place), Some(path)) = (place, &mut self.pixels) else { return false };
-        if slot.meta.channel != self.channel || self.state.phase == Phase::Ended {
-            return false;
-        }
         path.planes[place].rigid.look_ahead(&slot.view(), slot.arrival)
     }
 
@@ -158,12 +155,17 @@ impl Engine {
         self.event(EventKind::FrameRefused, meta.index, 0.0);
     }
 
+    /// Where a frame's plane stands among those that are read, while any are.
+    fn place_of(&self, meta: &FrameMeta) -> Option<usize> {
+        let place = self.planes.iter().position(|&plane| plane == meta.plane);
+        place.filter(|_| meta.channel == self.channel && self.state.phase != Phase::Ended)
+    }
+
     /// Where the frame's plane stands among those that are read; `None` for a frame that is not used. Counts what is
     /// missing before it.
     fn admit(&mut self, meta: &FrameMeta) -> Option<usize> {
         self.resume_after_silence();
-        let place = self.planes.iter().position(|&plane| plane == meta.plane);
-        let Some(place) = place.filter(|_| meta.channel == self.channel && self.state.phase != Phase::Ended) else {
+        let Some(place) = self.place_of(meta) else {
             self.not_used();
             return None;
         };

@@ -413,16 +413,20 @@ impl<C: Clock> Realtime<C> {
     /// Looks at lines that have come of a frame that is not whole yet, where there is nothing else to do; false when
     /// there was nothing to see.
     pub fn look_ahead(&mut self) -> bool {
-        let lines = self.ends.arriving.lines();
-        if lines == self.lines_seen {
+        if !self.has_lines() {
             return false;
         }
+        let lines = self.ends.arriving.lines();
         let driver = &mut self.driver;
         let has_more = self.ends.arriving.look(|slot| driver.look_ahead(slot));
         if has_more != Some(true) {
             self.lines_seen = lines;
         }
         true
+    }
+
+    fn has_lines(&self) -> bool {
+        self.ends.arriving.lines() != self.lines_seen
     }
 
     fn with_sink(&mut self, ticket: u64, act: impl FnOnce(&mut Driver<C>, &mut RingSink<'_>)) {
@@ -567,8 +571,7 @@ impl<C: Clock> Realtime<C> {
     fn spin_until(&mut self, end_ns: u64) -> bool {
         while self.driver.clock().now_ns() < end_ns {
             let arrived = self.ends.port.as_ref().is_some_and(|(port, _)| port.has_frames());
-            let has_lines = self.ends.arriving.lines() != self.lines_seen;
-            if arrived || has_lines || !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
+            if arrived || self.has_lines() || !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
                 return true;
             }
             std::hint::spin_loop();

@@ -16,23 +16,11 @@ const ROWS: usize = 64;
 /// A first pass that has begun.
 #[derive(Clone, Copy)]
 pub(super) struct Ahead {
-    /// Of which frame ...
+    /// Of which frame, and how many rows of it are in the sums.
     arrival: Arrival,
-    /// ... with which build of the bank.
+    /// With which build of the bank.
     builds: u64,
     measured: Measured,
-}
-
-impl Ahead {
-    /// Whether it is about this frame.
-    pub(super) fn is_of(&self, arrival: Arrival) -> bool {
-        arrival.number != 0 && self.arrival.number == arrival.number
-    }
-
-    /// Rows that are in the sums.
-    pub(super) fn rows_px(&self) -> usize {
-        self.arrival.rows_px
-    }
 }
 
 impl Rigid {
@@ -46,36 +34,40 @@ impl Rigid {
         if arrival.number == 0 || rows_px == 0 {
             return false;
         }
-        let mut ahead = self.ahead.filter(|ahead| ahead.is_of(arrival) && self.would_make(ahead)).unwrap_or(Ahead {
-            arrival: Arrival { rows_px: 0, ..arrival },
-            builds: self.bank.builds(),
-            measured: self.bank.begin(self.first_lag()),
-        });
-        let from = ahead.rows_px();
+        self.keep_ahead_of(arrival);
+        let mut ahead = self.begun();
+        let from = ahead.arrival.rows_px;
         let to = rows_px.min(from + ROWS).max(from);
         self.bank.measure_rows(self.path, plane, from..to, &mut ahead.measured);
-        ahead.arrival.rows_px = to;
+        ahead.arrival = Arrival { rows_px: to, ..arrival };
         self.ahead = Some(ahead);
         to < rows_px
     }
 
     /// The first pass over a whole frame, or the rest of it.
     pub(super) fn first_pass(&mut self, plane: Plane) -> Measured {
-        let begun = self.ahead.take().filter(|ahead| self.would_make(ahead));
-        let (mut measured, from) =
-            begun.map_or((self.bank.begin(self.first_lag()), 0), |ahead| (ahead.measured, ahead.rows_px()));
-        self.bank.measure_rows(self.path, plane, from..self.geometry.height_px, &mut measured);
+        let Ahead { arrival, mut measured, .. } = self.begun();
+        self.ahead = None;
+        self.bank.measure_rows(self.path, plane, arrival.rows_px..self.geometry.height_px, &mut measured);
         measured
+    }
+
+    /// Forgets a pass over any other frame than this one.
+    pub(super) fn keep_ahead_of(&mut self, arrival: Arrival) {
+        self.ahead = self.ahead.filter(|ahead| arrival.number != 0 && ahead.arrival.number == arrival.number);
+    }
+
+    /// The pass that has begun, where it is the one that would be made now: the same template, the same lag. Else a new
+    /// one, of no frame yet.
+    fn begun(&self) -> Ahead {
+        let (builds, lag) = (self.bank.builds(), self.first_lag());
+        let begun = self.ahead.filter(|ahead| ahead.builds == builds && ahead.measured.lag == lag);
+        begun.unwrap_or(Ahead { arrival: Arrival::default(), builds, measured: self.bank.begin(lag) })
     }
 
     /// Where the frame before this one lay, in whole pixels.
     fn first_lag(&self) -> (i32, i32) {
         self.clamp((self.record.shift.0.round() as i32, self.record.shift.1.round() as i32))
-    }
-
-    /// Whether the pass is the one that would be made now.
-    fn would_make(&self, ahead: &Ahead) -> bool {
-        ahead.builds == self.bank.builds() && ahead.measured.lag == self.first_lag()
     }
 }
 
@@ -137,7 +129,7 @@ mod tests {
                 for rows in looks {
                     arrival.rows_px = (arrival.rows_px + rows).min(ROWS);
                     show(&mut early, &scene, &samples, arrival);
-                    prop_assert_eq!(early.ahead.map(|ahead| ahead.rows_px()), Some(arrival.rows_px));
+                    prop_assert_eq!(early.ahead.map(|ahead| ahead.arrival.rows_px), Some(arrival.rows_px));
                 }
                 let (samples, arrival) = if is_another {
                     (scene.samples(wander(t).0, wander(t).1, 20.0, u64::from(t)), Arrival { number: 99, ..arrival })

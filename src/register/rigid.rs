@@ -213,7 +213,7 @@ impl Rigid {
 
     /// The same of a frame whose lines [`Rigid::look_ahead`] may have seen while they arrived. The bits are the same.
     pub fn step_arrived(&mut self, frame: &FrameView, arrival: Arrival) -> Registration {
-        self.ahead = self.ahead.filter(|ahead| ahead.is_of(arrival));
+        self.keep_ahead_of(arrival);
         self.settle();
         let registration = self.step_on_template(frame);
         let (dy, dx) = self.origin();
