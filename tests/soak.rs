@@ -59,7 +59,8 @@ async fn soak() {
     let (count, rate_hz) = (number("APICAL_SOAK_FRAMES", 1_000_000), number("APICAL_SOAK_RATE_HZ", 1_000));
     let set = ["engine.overload=every", "engine.gap_periods=0", "record.frames=rois", "activity.deconvolution=ar1"];
     let limits = ["limits.max_pulses_per_session=100000", "limits.max_on_ms_per_session=10000000.0"];
-    let size = ["synthetic.height_px=512", "synthetic.width_px=512", "synthetic.anatomy.cells=10"];
+    let cells = format!("synthetic.anatomy.cells={}", number("APICAL_SOAK_CELLS", 10));
+    let size = ["synthetic.height_px=512", "synthetic.width_px=512", &cells];
     let folder = tempfile::tempdir().expect("a directory");
     let place = [format!("record.directory={:?}", folder.path()), "service.listen=127.0.0.1:0".to_owned()];
     let place: Vec<&str> = place.iter().map(String::as_str).collect();

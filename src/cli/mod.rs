@@ -14,7 +14,6 @@ mod follow;
 mod in_process;
 mod inspect;
 mod latency;
-mod memory;
 mod page;
 mod play;
 mod replay;
@@ -97,7 +96,7 @@ pub(crate) enum Outcome {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    memory::keep_it_flat();
+    crate::service::share_one_heap();
     let cli = Cli::parse();
     let Ok(filter) = cli.log.parse::<tracing_subscriber::filter::Targets>() else {
         eprintln!("--log {}: expected error, warn, info, debug, trace, or a filter such as apical=debug", cli.log);

@@ -35,7 +35,6 @@ pub(super) fn run(args: &ServeArgs, json: bool) -> anyhow::Result<Outcome> {
     if let Some(point) = &point {
         say_point(point);
     }
-    super::memory::give_back_what_is_free();
     runtime()?.block_on(async {
         let listeners = Listeners::bind(&config.service).await.map_err(|error| match error {
             ServiceError::Socket { .. } => anyhow::Error::from(error),

@@ -19,6 +19,7 @@ mod feedback;
 mod idempotency;
 mod ingest;
 mod listen;
+mod memory;
 mod publisher;
 mod rig;
 mod session;
@@ -34,6 +35,7 @@ pub use control::upload_of;
 #[cfg(unix)]
 pub use listen::UnixSocket;
 pub use listen::{Listeners, bind};
+pub use memory::share_one_heap;
 pub use rig::{Rig, RigMode};
 
 use self::rig::turned;

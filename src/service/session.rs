@@ -10,6 +10,7 @@ use rtrb::Producer;
 use tokio::sync::{Notify, mpsc, oneshot};
 use tonic::Status;
 
+use super::memory;
 use super::publisher::{Files, Live, Publisher, Slots};
 use super::rig::{Draft, RigMode, turned};
 use crate::config::outputs::{RewardDevice, RewardOutputConfig};
@@ -172,6 +173,7 @@ impl Session {
         let files = Files { writer, pixels, stall_ns: u64::from(config.record.stall_event_ms) * 1_000_000, patient };
         let publisher = Publisher::new(publisher, Arc::clone(&live), files, slots, Arc::clone(&flags));
         let publisher = spawn("apical-publish", move || publisher.run())?;
+        memory::reserve();
         let mut thread = Realtime::new(driver, thread_ends, settings, publisher.thread().clone());
         let continuation = match beginning {
             Beginning::New(_) => None,
@@ -409,6 +411,7 @@ impl Session {
             {
                 tracing::error!("session {}: no report: {e}", session.id);
             }
+            memory::give_back();
         })
         .await;
         if finished.is_err() {
