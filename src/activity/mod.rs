@@ -34,6 +34,7 @@ mod block;
 mod neuropil;
 mod oasis;
 mod offset;
+mod pages;
 mod percentile;
 mod running;
 mod settings;
@@ -201,7 +202,8 @@ impl Activity {
                 z_mean: vec![f64::NAN; roi_count],
                 z_sd: vec![f64::NAN; roi_count],
             },
-            block: vec![0.0; roi_count * baseline_capacity_frames],
+            // Written, so that its pages are there before the thread comes to them.
+            block: vec![f64::NAN; roi_count * baseline_capacity_frames],
             history: vec![f64::NAN; roi_count * history_frames],
             windows: Windows::new(settings.percentile, roi_count, window_slots),
             extras: Extras::new(&settings, roi_count),

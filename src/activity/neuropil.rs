@@ -97,7 +97,8 @@ impl NeuropilEstimate {
         Self {
             bin_frames,
             capacity_frames,
-            block: vec![0.0; roi_count * capacity_frames],
+            // Written, so that its pages are there before the thread comes to them.
+            block: vec![f64::NAN; roi_count * capacity_frames],
             bins: Bins {
                 f: Vec::with_capacity(bins),
                 neuropil: Vec::with_capacity(bins),

@@ -17,9 +17,12 @@
 //! and 100 Hz); with 2 s at 1 kHz it was 0.007 of events of size 1 (`tests/oasis_reference.rs` prints all of these).
 //!
 //! Cost: 0.05 to 0.1 us for each ROI and frame, whatever the history; a frame that merges all that there was, 50 us,
-//! once. Memory: 88 bytes a frame of the history.
+//! once. Memory: 88 bytes a pool, of which a noisy trace has one every few frames of its history; as many as it has
+//! frames are reserved.
 
 use serde::{Deserialize, Serialize};
+
+use super::pages::Rings;
 
 /// Frames for which pools can still be merged.
 pub const HISTORY_FRAMES: usize = 3_000;
@@ -84,11 +87,10 @@ struct Trace {
 pub struct Deconvolver {
     second_order: bool,
     lag_frames: u64,
-    history: usize,
     poles: Vec<Poles>,
     traces: Vec<Trace>,
-    /// ROI after ROI.
-    pools: Vec<Pool>,
+    /// A ring for each ROI, as long as the history.
+    pools: Rings<Pool>,
 }
 
 impl Deconvolver {
@@ -98,10 +100,9 @@ impl Deconvolver {
         Self {
             second_order,
             lag_frames: u64::from(lag_frames),
-            history,
             poles: vec![Poles { decay: 0.5, rise: 0.0 }; rois],
             traces: vec![Trace::default(); rois],
-            pools: vec![Pool::default(); rois * history],
+            pools: Rings::new(rois, history),
         }
     }
 
@@ -109,6 +110,7 @@ impl Deconvolver {
     pub fn begin(&mut self, roi: usize, poles: Poles) {
         self.poles[roi] = poles;
         self.traces[roi] = Trace::default();
+        self.pools.clear(roi);
     }
 
     /// Forgets an ROI's trace, and shows it this dF/F above rest, to go on with these poles.
@@ -146,13 +148,14 @@ impl Deconvolver {
         Stack {
             model: Model { poles: self.poles[roi], second_order: self.second_order },
             trace: &mut self.traces[roi],
-            ring: &mut self.pools[roi * self.history..(roi + 1) * self.history],
+            roi,
+            pools: &mut self.pools,
         }
     }
 
     /// The most bytes that a saved state has.
     pub(crate) fn state_bytes_max(&self) -> usize {
-        self.traces.len() * 64 + self.pools.len() * 100
+        self.traces.len() * 64 + self.pools.places() * 100
     }
 
     /// Appends the state: traces, poles, and the pools in use.
@@ -160,8 +163,8 @@ impl Deconvolver {
         for (roi, (trace, poles)) in self.traces.iter().zip(&self.poles).enumerate() {
             postcard::to_io(&(trace, poles), &mut *out)?;
             for index in 0..trace.count as usize {
-                let place = (trace.bottom as usize + index) % self.history;
-                postcard::to_io(&self.pools[roi * self.history + place], &mut *out)?;
+                let place = (trace.bottom as usize + index) % self.pools.length();
+                postcard::to_io(self.pools.get(roi, place), &mut *out)?;
             }
         }
         Ok(())
@@ -172,12 +175,15 @@ impl Deconvolver {
         for roi in 0..self.traces.len() {
             let ((trace, poles), rest): ((Trace, Poles), &[u8]) = postcard::take_from_bytes(bytes)?;
             bytes = rest;
-            if trace.count as usize > self.history || trace.bottom as usize >= self.history {
+            let history = self.pools.length();
+            if trace.count as usize > history || trace.bottom as usize >= history {
                 return Err(postcard::Error::DeserializeBadEncoding);
             }
+            self.pools.clear(roi);
             for index in 0..trace.count as usize {
-                let place = (trace.bottom as usize + index) % self.history;
-                (self.pools[roi * self.history + place], bytes) = postcard::take_from_bytes(bytes)?;
+                let (pool, rest): (Pool, &[u8]) = postcard::take_from_bytes(bytes)?;
+                self.pools.set(roi, (trace.bottom as usize + index) % history, pool);
+                bytes = rest;
             }
             (self.traces[roi], self.poles[roi]) = (trace, poles);
         }
@@ -252,17 +258,18 @@ impl Model {
 struct Stack<'a> {
     model: Model,
     trace: &'a mut Trace,
-    ring: &'a mut [Pool],
+    roi: usize,
+    pools: &'a mut Rings<Pool>,
 }
 
 impl Stack<'_> {
     fn place(&self, index: usize) -> usize {
         let place = self.trace.bottom as usize + index;
-        if place >= self.ring.len() { place - self.ring.len() } else { place }
+        if place >= self.pools.length() { place - self.pools.length() } else { place }
     }
 
     fn pool(&self, index: usize) -> &Pool {
-        &self.ring[self.place(index)]
+        self.pools.get(self.roi, self.place(index))
     }
 
     /// Whether a pool is the first of the whole trace.
@@ -272,7 +279,8 @@ impl Stack<'_> {
 
     fn push(&mut self, y: f64) {
         self.freeze();
-        let mut index = self.trace.count as usize;
+        let count = self.trace.count as usize;
+        let mut index = count;
         let before = if index > 0 { self.pool(index - 1).last } else { 0.0 };
         let one = Pool { d_last: 1.0, r_last: 1.0, yd: y, yr: y, dd: 1.0, dr: 1.0, rr: 1.0, ..Pool::default() };
         let mut top = Pool { start: self.trace.frames, first: y, last: y, before, ..one };
@@ -289,9 +297,9 @@ impl Stack<'_> {
             self.model.fit(&mut top, is_first);
             index -= 1;
         }
-        let place = self.place(index);
-        self.ring[place] = top;
+        self.pools.set(self.roi, self.place(index), top);
         self.trace.count = index as u32 + 1;
+        (index + 1..count).for_each(|merged| self.leave(self.place(merged)));
         self.trace.frames += 1;
     }
 
@@ -300,7 +308,7 @@ impl Stack<'_> {
         self.trace.frames = self.trace.frames.saturating_add(frames);
         if let Some(top) = (self.trace.count as usize).checked_sub(1) {
             let (place, is_first) = (self.place(top), self.is_first(top));
-            let pool = &mut self.ring[place];
+            let pool = self.pools.get_mut(self.roi, place);
             pool.d_last *= power(self.model.poles.decay, frames);
             pool.r_last *= power(self.model.poles.rise, frames);
             self.model.decay_to_the_end(pool, is_first);
@@ -310,12 +318,20 @@ impl Stack<'_> {
 
     /// Gives up the pools that end before the history that the next frame has.
     fn freeze(&mut self) {
-        let history = self.ring.len() as u64;
+        let history = self.pools.length() as u64;
         while self.trace.count > 1 && self.pool(1).start + history <= self.trace.frames + 1 {
+            let frozen = self.trace.bottom as usize;
             self.trace.bottom = self.place(1) as u32;
             self.trace.count -= 1;
             self.trace.frozen = true;
+            self.leave(frozen);
         }
+    }
+
+    /// No pool is at this place any more.
+    fn leave(&mut self, place: usize) {
+        let top = self.place((self.trace.count as usize).saturating_sub(1));
+        self.pools.leave(self.roi, place, [self.trace.bottom as usize, top]);
     }
 
     /// What came in at a frame: something only where a pool begins.

@@ -216,8 +216,8 @@ pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: us
     let (mut free_records_in, free_records) = RingBuffer::new(RECORDS);
     let (records_in, records) = RingBuffer::new(RECORDS);
     let (used_frames_in, used_frames) = RingBuffer::new(2 * slots + 64);
-    let (snapshots_in, snapshots) = RingBuffer::new(2);
-    let (mut free_snapshots_in, free_snapshots) = RingBuffer::new(2);
+    let (snapshots_in, snapshots) = RingBuffer::new(1);
+    let (mut free_snapshots_in, free_snapshots) = RingBuffer::new(1);
     for _ in 0..RECORDS {
         let record = Record {
             input: InputSummary::Gap { silent_ns: 0 },
@@ -228,11 +228,10 @@ pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: us
         // The ring was made for this many.
         let _ = free_records_in.push(Box::new(record));
     }
-    for _ in 0..2 {
-        let snapshot =
-            Snapshot { input_seq: 0, state: Vec::with_capacity(snapshot_bytes), limits: Vec::with_capacity(1 << 16) };
-        let _ = free_snapshots_in.push(Box::new(snapshot));
-    }
+    // One: it is the largest thing that circulates, and a next one can wait until it is written.
+    let snapshot =
+        Snapshot { input_seq: 0, state: Vec::with_capacity(snapshot_bytes), limits: Vec::with_capacity(1 << 16) };
+    let _ = free_snapshots_in.push(Box::new(snapshot));
     let (arriving, flags) = (Arc::new(Arriving::default()), Arc::new(Flags::default()));
     let thread = ThreadEnds {
         frames,

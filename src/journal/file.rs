@@ -40,8 +40,13 @@ const WAITING_BYTES_KEPT: usize = 8 << 20;
 struct Memory(Arc<Mutex<Vec<u8>>>);
 
 impl Memory {
-    fn take(&self) -> Vec<u8> {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    /// Moves what is in it behind `bytes`.
+    fn append_to(&self, bytes: &mut Vec<u8>) {
+        bytes.append(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 }
 
@@ -171,6 +176,9 @@ impl SealedFile {
         self.writer.write_to_known_channel(&header, &self.message).map_err(error)?;
         self.sequence[topic] = sequence.wrapping_add(1);
         self.in_chunk += self.message.len() + MESSAGE_HEAD_BYTES;
+        // What a snapshot took is not kept for the small ones behind it.
+        self.message.clear();
+        self.message.shrink_to(CHUNK_BYTES);
         Ok(())
     }
 
@@ -179,7 +187,7 @@ impl SealedFile {
         let fresh = Memory::default();
         let (writer, channels) = writer_to(&fresh, &self.topics)?;
         // The file has its head already.
-        fresh.take();
+        fresh.clear();
         (self.writer, self.channels, self.memory, self.writer_chunks) = (writer, channels, fresh, 0);
         Ok(())
     }
@@ -195,7 +203,7 @@ impl SealedFile {
     fn end_chunk(&mut self) -> io::Result<()> {
         self.writer.flush().map_err(error)?;
         self.in_chunk = 0;
-        self.block.append(&mut self.memory.take());
+        self.memory.append_to(&mut self.block);
         self.writer_chunks += 1;
         Ok(())
     }
@@ -209,7 +217,7 @@ impl SealedFile {
         let block_crc = crc32fast::hash(&self.block);
         let seal = Seal { block_start: self.block_start, block_bytes, last_input_seq, block_crc };
         self.writer.write_private_record(SEAL_OPCODE, &seal.encode(), Default::default()).map_err(error)?;
-        self.block.append(&mut self.memory.take());
+        self.memory.append_to(&mut self.block);
         self.block_start += self.block.len() as u64;
         self.crc.update(&self.block);
         self.waiting.append(&mut self.block);
