@@ -2,10 +2,10 @@
 //!
 //! A service allocates for every message, on several threads, for hours. Left to itself glibc gives most threads a heap
 //! of their own and keeps ever larger blocks in these heaps; memory then grows for many minutes, by what each busy
-//! moment took more than those before. So all threads share one heap ([`share_one_heap`]). What busy moments need (frames
-//! that wait in HTTP/2's buffers, records that wait for the disk) is taken and touched once, when a session opens
-//! ([`reserve`]), and stays in the heap: no moment takes more from the system, and none waits for a page. It goes back
-//! when the session is over ([`give_back`]). The real-time thread takes no memory at all.
+//! moment took more than those before. So all threads share one heap ([`share_one_heap`]). What busy moments need
+//! (frames that wait in HTTP/2's buffers, records that wait for the disk) is taken and touched once, when a session
+//! opens ([`reserve`]), and stays in the heap: no moment takes more from the system, and none waits for a page. It goes
+//! back when the session is over ([`give_back`]). The real-time thread takes no memory at all.
 //!
 //! Large blocks (snapshots, frames of more than a megabyte) are the system's own business: they come from it when they
 //! are taken and go back when they are freed. Measured by `tests/soak.rs`; mallopt(3), malloc_trim(3).
