@@ -155,7 +155,7 @@ impl Deconvolver {
 
     /// The most bytes that a saved state has.
     pub(crate) fn state_bytes_max(&self) -> usize {
-        self.traces.len() * 64 + self.pools.places() * 100
+        self.traces.len() * (64 + 100 * self.pools.length())
     }
 
     /// Appends the state: traces, poles, and the pools in use.

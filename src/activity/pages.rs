@@ -39,15 +39,6 @@ impl<T: Copy + Default> Rings<T> {
         self.length
     }
 
-    /// Places of all rings.
-    pub fn places(&self) -> usize {
-        self.length * self.rings()
-    }
-
-    fn rings(&self) -> usize {
-        self.table.len() / self.length.div_ceil(PAGE).max(1)
-    }
-
     fn page(&self, ring: usize, place: usize) -> usize {
         ring * self.length.div_ceil(PAGE) + place / PAGE
     }

@@ -170,15 +170,14 @@ impl SealedFile {
             self.renew_writer()?;
         }
         self.message.clear();
+        // What a snapshot took is not kept for the small ones behind it.
+        self.message.shrink_to(CHUNK_BYTES);
         message.encode(&mut self.message).map_err(io::Error::other)?;
         let sequence = self.sequence[topic];
         let header = MessageHeader { channel_id: self.channels[topic].0, sequence, log_time, publish_time };
         self.writer.write_to_known_channel(&header, &self.message).map_err(error)?;
         self.sequence[topic] = sequence.wrapping_add(1);
         self.in_chunk += self.message.len() + MESSAGE_HEAD_BYTES;
-        // What a snapshot took is not kept for the small ones behind it.
-        self.message.clear();
-        self.message.shrink_to(CHUNK_BYTES);
         Ok(())
     }
 
