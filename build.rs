@@ -19,7 +19,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for message in JOURNAL_MESSAGES {
         std::fs::write(out.join(format!("{message}.bin")), schema(&set, message).encode_to_vec())?;
     }
-    tonic_prost_build::configure().bytes(".apical.v1.Frame.pixels").compile_fds(set)?;
+    let shared = [".apical.v1.Frame.pixels", ".apical.v1.SnapshotRecord.state"];
+    shared.iter().fold(tonic_prost_build::configure(), |builder, field| builder.bytes(field)).compile_fds(set)?;
     commit();
     Ok(())
 }

@@ -295,8 +295,8 @@ pub struct RecordConfig {
     pub frames: FramesKept,
     /// Frames whose pixels may wait for the disk before they are dropped, counted and announced; 1 to 1,024.
     pub frames_queue: u32,
-    /// Records are sealed and brought to the disk this often, 1 to 1,000 ms; with the time that the disk takes, it is
-    /// how far `durable_through` stays behind.
+    /// Records are sealed and brought to the disk this often, 1 to 1,000 ms, and sooner when 2 MiB wait; with the time
+    /// that the disk takes, it is how far `durable_through` stays behind.
     pub sync_interval_ms: u32,
     /// `disk` or `system`: when what was written counts as durable.
     pub sync: SyncPolicy,

@@ -5,6 +5,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use bytes::Bytes;
+
 use super::csv::{intends_reward, latency_us};
 use super::notes::Notes;
 use crate::decode::Ensembles;
@@ -29,7 +31,7 @@ pub(super) struct Gathered {
     pub triggers: Vec<TriggerRow>,
     pub notes: Notes,
     /// Head of the last segment, and the last state of the engine in it.
-    pub snapshot: Option<(v1::SessionHead, Vec<u8>)>,
+    pub snapshot: Option<(v1::SessionHead, Bytes)>,
     /// Where each plane's template lies, as the last frame of it said.
     pub offsets: BTreeMap<u32, Offset>,
     pub detector_offset_counts: Option<f64>,

@@ -25,6 +25,8 @@ use crate::proto::v1;
 
 /// Messages wait in memory for at most this many bytes before they become a chunk.
 const CHUNK_BYTES: usize = 1 << 20;
+/// A chunk of more bytes than this is one with a snapshot.
+const LARGE_BYTES: usize = 4 << 20;
 /// What stands before a message in its chunk.
 const MESSAGE_HEAD_BYTES: usize = 31;
 /// The MCAP writer keeps the index of every chunk that it has written: after so many a new one takes its place. What a
@@ -32,8 +34,11 @@ const MESSAGE_HEAD_BYTES: usize = 31;
 const WRITER_CHUNKS: u32 = 64;
 /// Bytes that may wait for a disk that takes none, before messages are refused.
 const WAITING_BYTES_MAX: usize = 64 << 20;
-/// Of the memory that they took so much is kept for the next ones; a disk that stalled once costs none for ever.
-const WAITING_BYTES_KEPT: usize = 8 << 20;
+/// A block that has grown to this size is sealed before its time.
+const BLOCK_BYTES: usize = 2 << 20;
+/// Of the memory that a block took so much is kept for the next one; a snapshot, or a disk that stalled once, costs
+/// none for ever.
+const BLOCK_BYTES_KEPT: usize = 3 << 20;
 
 /// What the MCAP writer writes to; shared with the file that takes it out again. One thread uses both ends.
 #[derive(Debug, Clone, Default)]
@@ -42,7 +47,7 @@ struct Memory(Arc<Mutex<Vec<u8>>>);
 impl Memory {
     /// Moves what is in it behind `bytes`.
     fn append_to(&self, bytes: &mut Vec<u8>) {
-        bytes.append(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        append(bytes, &mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
     fn clear(&self) {
@@ -158,6 +163,11 @@ impl SealedFile {
         self.waiting.len() + self.block.len() + self.in_chunk > WAITING_BYTES_MAX
     }
 
+    /// What a commit would bring to the disk, when something was written since the last one.
+    pub fn uncommitted(&self) -> Uncommitted {
+        if self.block.len() >= BLOCK_BYTES { Uncommitted::Much } else { Uncommitted::Some }
+    }
+
     /// Appends a message.
     pub fn message(
         &mut self,
@@ -170,8 +180,6 @@ impl SealedFile {
             self.renew_writer()?;
         }
         self.message.clear();
-        // What a snapshot took is not kept for the small ones behind it.
-        self.message.shrink_to(CHUNK_BYTES);
         message.encode(&mut self.message).map_err(io::Error::other)?;
         let sequence = self.sequence[topic];
         let header = MessageHeader { channel_id: self.channels[topic].0, sequence, log_time, publish_time };
@@ -201,9 +209,18 @@ impl SealedFile {
 
     fn end_chunk(&mut self) -> io::Result<()> {
         self.writer.flush().map_err(error)?;
-        self.in_chunk = 0;
-        self.memory.append_to(&mut self.block);
         self.writer_chunks += 1;
+        if std::mem::take(&mut self.in_chunk) > LARGE_BYTES {
+            // Writer and `message` have the memory that a snapshot took; the small ones behind it need none of it. The
+            // chunk is taken out first: a writer that goes ends its file.
+            let mut chunk = Vec::new();
+            self.memory.append_to(&mut chunk);
+            self.message = Vec::new();
+            self.renew_writer()?;
+            append(&mut self.block, &mut chunk);
+        } else {
+            self.memory.append_to(&mut self.block);
+        }
         Ok(())
     }
 
@@ -219,7 +236,7 @@ impl SealedFile {
         self.memory.append_to(&mut self.block);
         self.block_start += self.block.len() as u64;
         self.crc.update(&self.block);
-        self.waiting.append(&mut self.block);
+        append(&mut self.waiting, &mut self.block);
         Ok(())
     }
 
@@ -237,7 +254,7 @@ impl SealedFile {
             self.file.write_all(&self.waiting)?;
             self.written += self.waiting.len() as u64;
             self.waiting.clear();
-            self.waiting.shrink_to(WAITING_BYTES_KEPT);
+            self.waiting.shrink_to(BLOCK_BYTES_KEPT);
         }
         match self.policy {
             SyncPolicy::Disk => self.file.sync_data(),
@@ -282,25 +299,48 @@ fn writer_to(memory: &Memory, topics: &[(&'static str, Schema)]) -> io::Result<(
     Ok((writer, channels))
 }
 
+/// Moves `more` behind `bytes`; where there are none, the memory changes hands and nothing is copied.
+fn append(bytes: &mut Vec<u8>, more: &mut Vec<u8>) {
+    if bytes.is_empty() {
+        std::mem::swap(bytes, more);
+    } else {
+        bytes.append(more);
+    }
+}
+
+/// What is not on the disk yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Uncommitted {
+    Nothing,
+    Some,
+    /// More than should wait.
+    Much,
+}
+
 /// The loop of a thread that writes such a file: every item to `step`, and `None` when it is time to commit, at most
-/// `interval` after the first item since the last time. `step` says whether there is anything to commit: after a
-/// failure that is tried again, whether or not anything new comes. Ends when no more items can come.
-pub(super) fn take_all<T>(items: &Receiver<T>, interval: Duration, mut step: impl FnMut(Option<T>) -> bool) {
+/// `interval` after the first item since the last time, or when there is much. `step` says what there is to commit:
+/// after a failure that is tried again, whether or not anything new comes. Ends when no more items can come.
+pub(super) fn take_all<T>(items: &Receiver<T>, interval: Duration, mut step: impl FnMut(Option<T>) -> Uncommitted) {
     let clock = HostClock;
     let mut last_commit_ns = clock.now_ns();
-    let mut dirty = false;
+    let mut uncommitted = Uncommitted::Nothing;
     loop {
         let since = Duration::from_nanos(clock.now_ns() - last_commit_ns);
-        let received = items.recv_timeout(if dirty { interval.saturating_sub(since) } else { interval });
+        let is_clean = uncommitted == Uncommitted::Nothing;
+        let received = items.recv_timeout(if is_clean { interval } else { interval.saturating_sub(since) });
         let idle = received.is_err();
         match received {
-            Ok(item) => dirty = step(Some(item)),
+            Ok(item) => uncommitted = step(Some(item)),
             Err(RecvTimeoutError::Timeout) => {}
             Err(RecvTimeoutError::Disconnected) => break,
         }
-        let due = Duration::from_nanos(clock.now_ns() - last_commit_ns) >= interval;
-        if dirty && (due || idle) {
-            dirty = step(None);
+        let is_due = match uncommitted {
+            Uncommitted::Nothing => false,
+            Uncommitted::Some => idle || Duration::from_nanos(clock.now_ns() - last_commit_ns) >= interval,
+            Uncommitted::Much => true,
+        };
+        if is_due {
+            uncommitted = step(None);
             last_commit_ns = clock.now_ns();
         }
     }

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use super::file::{Schema, SealedFile, schema, take_all};
+use super::file::{Schema, SealedFile, Uncommitted, schema, take_all};
 use super::pixels::{Kept, pack};
 use super::pixels_file;
 use super::status::RecordStatus;
@@ -208,13 +208,13 @@ impl Pixels {
             Some(waiting) => {
                 self.status.frames_waiting.fetch_sub(1, Ordering::Relaxed);
                 give_back(self.take(waiting, &settings.kept));
-                true
+                self.file.uncommitted()
             }
             None => {
                 let committed = self.file.commit(self.last_seq);
-                let failed = committed.is_err();
+                let left = if committed.is_err() { Uncommitted::Some } else { Uncommitted::Nothing };
                 self.done(committed);
-                failed
+                left
             }
         });
         let finished = self.mark_loss().and_then(|()| self.file.finish(self.last_seq));

@@ -15,7 +15,7 @@ use std::time::Duration;
 use prost::Message;
 
 use super::convert::Published;
-use super::file::{Schema, SealedFile, schema, take_all};
+use super::file::{Schema, SealedFile, Uncommitted, schema, take_all};
 use super::journal_file;
 use super::status::RecordStatus;
 use crate::config::SyncPolicy;
@@ -162,13 +162,13 @@ impl Journal {
             Some(item) => {
                 self.status.records_waiting.fetch_sub(1, Ordering::Relaxed);
                 self.take(&item);
-                true
+                self.file.uncommitted()
             }
             None => {
                 let committed = self.file.commit(self.last_seq);
-                let failed = committed.is_err();
+                let left = if committed.is_err() { Uncommitted::Some } else { Uncommitted::Nothing };
                 self.done(committed);
-                failed
+                left
             }
         });
         let finished = self.mark_loss().and_then(|()| self.file.finish(self.last_seq));
@@ -260,6 +260,42 @@ impl Journal {
 mod tests {
     use super::*;
     use crate::journal::{JournalRecord, SessionFiles};
+
+    /// A snapshot larger than any block, between what is small: everything is found again, and all of it sealed.
+    #[test]
+    fn a_large_snapshot_is_found_among_small_records() {
+        let directory = tempfile::tempdir().unwrap();
+        let head = v1::SessionHead { format: crate::journal::FORMAT, ..v1::SessionHead::default() };
+        let interval = Duration::from_millis(1);
+        let mut writer = JournalWriter::create(directory.path(), &head, interval, SyncPolicy::System).unwrap();
+        // Nothing that compresses.
+        let states = [5_u64 << 20, 100, 9 << 20, 6 << 20].map(|bytes| {
+            let words = (0..bytes / 8).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));
+            words.flat_map(u64::to_le_bytes).collect::<bytes::Bytes>()
+        });
+        for (input_seq, state) in (0..).zip(&states) {
+            for _ in 0..input_seq {
+                let event = v1::SubscribeEventsResponse { input_seq, ..v1::SubscribeEventsResponse::default() };
+                writer.push_waiting(JournalItem::Event(event));
+            }
+            let state = state.clone();
+            let record = v1::SnapshotRecord { input_seq, state, ..v1::SnapshotRecord::default() };
+            writer.push_waiting(JournalItem::Snapshot(record));
+        }
+        writer.close();
+        assert_eq!(writer.status().failure(), None);
+        let files = SessionFiles::open(directory.path()).unwrap();
+        let (mut snapshots, mut events) = (Vec::new(), Vec::new());
+        files.segments[0]
+            .read(|record| match record {
+                JournalRecord::Snapshot(snapshot) => snapshots.push(snapshot.state),
+                JournalRecord::Event(event) => events.push(event.input_seq),
+                _ => {}
+            })
+            .unwrap();
+        assert_eq!(snapshots, states);
+        assert_eq!(events, [1, 2, 2, 3, 3, 3]);
+    }
 
     #[test]
     fn what_was_lost_last_stands_in_the_file() {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::disk_watch::DiskWatch;
@@ -83,7 +84,8 @@ pub(super) struct Live {
     calibration: Mutex<Option<v1::Calibration>>,
     range: Mutex<Option<(f64, f64)>>,
     ensembles: Mutex<Option<(Vec<u32>, Vec<u32>)>>,
-    snapshot: Mutex<Option<Vec<u8>>>,
+    /// The engine's last state, in the memory from which it was written.
+    snapshot: Mutex<Option<Bytes>>,
     stopping: watch::Sender<bool>,
     ended: watch::Sender<bool>,
     realtime_ended: AtomicBool,
@@ -137,7 +139,7 @@ impl Live {
             calibration: Mutex::new(engine.calibration().map(calibration_record)),
             range: Mutex::new(engine.range()),
             ensembles: Mutex::new(Some((ensembles.plus.clone(), ensembles.minus.clone()))),
-            snapshot: Mutex::new(Some(point.state.clone())),
+            snapshot: Mutex::new(Some(Bytes::copy_from_slice(&point.state))),
             baseline_done: AtomicBool::new(!engine.baseline_runs()),
             ..Self::new(record, deadline_ns)
         }
@@ -226,7 +228,7 @@ impl Live {
     }
 
     /// The engine's last snapshot.
-    pub fn snapshot(&self) -> Option<Vec<u8>> {
+    pub fn snapshot(&self) -> Option<Bytes> {
         lock(&self.snapshot).clone()
     }
 
@@ -626,13 +628,13 @@ impl Publisher {
     }
 
     fn keep(&mut self, snapshot: Box<Snapshot>) {
-        // Into the memory of the one before it: it is the largest thing that a session makes again and again.
-        lock(&self.live.snapshot).get_or_insert_default().clone_from(&snapshot.state);
+        let state = Bytes::copy_from_slice(&snapshot.state);
+        *lock(&self.live.snapshot) = Some(state.clone());
         // The counters of the very input that the state is of.
         self.write_health();
         self.write(JournalItem::Snapshot(v1::SnapshotRecord {
             input_seq: snapshot.input_seq,
-            state: snapshot.state.clone(),
+            state,
             limits: snapshot.limits.clone(),
         }));
         let _ = self.ends.free_snapshots.push(snapshot);

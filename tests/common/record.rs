@@ -89,7 +89,8 @@ impl Recording {
         driver.settle();
         driver.engine().save(&mut state);
         driver.limits().expect("there are limits").save(&mut limits).expect("memory does not fail");
-        self.writer.push_waiting(JournalItem::Snapshot(v1::SnapshotRecord { input_seq: self.last_seq, state, limits }));
+        let record = v1::SnapshotRecord { input_seq: self.last_seq, state: state.into(), limits };
+        self.writer.push_waiting(JournalItem::Snapshot(record));
     }
 
     /// Closes the files.
