@@ -77,7 +77,7 @@ fn in_slots(slots: Vec<FrameSlot>, _: &mut ThreadEnds, frames: Producer<FrameIte
 fn in_shared_memory(slots: Vec<FrameSlot>, thread: &mut ThreadEnds, _: Producer<FrameItem>, _: Arc<Arriving>) -> Feed {
     use apical::engine::shared_clock_ns;
     use apical::service::shared::{Shared, open};
-    use apical::source::SharedSender;
+    use apical::source::{SharedLoan, SharedSender};
 
     static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
@@ -88,9 +88,11 @@ fn in_shared_memory(slots: Vec<FrameSlot>, thread: &mut ThreadEnds, _: Producer<
     thread.take_from(port);
     let sender = SharedSender::connect(&name, geometry.count(), true).expect("room");
     let hand_over = move |place: usize, meta| {
-        let mut loan = sender.loan().expect("memory");
-        loan.samples_mut().copy_from_slice(slots[place].samples());
-        loan.publish(&meta, shared_clock_ns()).expect("there is room");
+        let write = |loan: &mut SharedLoan<'_>| {
+            loan.samples_mut().copy_from_slice(slots[place].samples());
+            Ok(meta)
+        };
+        sender.send(write, shared_clock_ns).expect("there is room");
     };
     let take_back = Box::new(move |item| give_back(item));
     Feed { arrive: Box::new(|_, _| ()), hand_over: Box::new(hand_over), take_back }

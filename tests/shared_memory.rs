@@ -13,7 +13,7 @@ use apical::frame::{FrameMeta, FrameSlot, Geometry, PixelType, SharedFrame, Shar
 use apical::journal::{JournalRecord, SessionFiles};
 use apical::proto::v1::{self, FrameVerdict};
 use apical::register::FitVerdict;
-use apical::source::{SharedReceiver, SharedSender};
+use apical::source::{SharedLoan, SharedReceiver, SharedSender};
 use common::counting::{Counting, count};
 use common::service::{Service, Stream, frame, header, verified};
 use common::{SIDE_PX, config, frames, shape};
@@ -130,6 +130,35 @@ async fn what_a_producer_does_wrong_is_answered_and_the_session_lives() {
     assert_eq!(stream.ack().await.verdict(), FrameVerdict::Decided);
     verified(&service.stop_session().await);
     service.end().await;
+}
+
+/// More frames than the queue holds, before the service looks for the first time.
+#[test]
+fn a_patient_producer_waits_for_a_service_that_has_not_mapped_its_memory() {
+    let name = name("early");
+    let (receiver, _waker) = SharedReceiver::create(&name, 4).expect("shared memory");
+    let producer = std::thread::spawn({
+        let name = name.clone();
+        move || {
+            let sender = SharedSender::connect(&name, PIXELS, true).expect("room");
+            for index in 0..40 {
+                let write = |loan: &mut SharedLoan<'_>| {
+                    loan.samples_mut().fill(index as u16);
+                    Ok(FrameMeta { index, ..FrameMeta::default() })
+                };
+                sender.send(write, shared_clock_ns).expect("it is taken in the end");
+            }
+        }
+    });
+    std::thread::sleep(std::time::Duration::from_millis(100));
+    let mut slot = FrameSlot::for_shared(Geometry::new(SIDE_PX, SIDE_PX), PixelType::U16);
+    for index in 0..40 {
+        let frame = std::iter::repeat_with(|| receiver.receive()).flatten().next().expect("it comes");
+        slot.take_shared(frame);
+        assert_eq!((slot.meta.index, slot.samples()[PIXELS - 1]), (index, index as u16));
+        slot.give_up_shared();
+    }
+    producer.join().expect("all were taken");
 }
 
 #[test]

@@ -38,6 +38,8 @@ const PRODUCERS: usize = 2;
 const NOTIFIERS: usize = 1 + PRODUCERS;
 /// How long a patient producer sleeps before it looks whether there is room again.
 const PATIENCE: Duration = Duration::from_micros(50);
+/// How often it looks whether a service that has not mapped its memory yet has done so: a second at least.
+const LOOKS: u32 = 20_000;
 
 /// Why frames cannot go through shared memory.
 #[derive(Debug, thiserror::Error)]
@@ -207,6 +209,7 @@ pub struct SharedSender {
     publisher: Publisher<SharedService, [u16], SharedFrameHeader>,
     notifier: Notifier<SharedService>,
     samples: usize,
+    patient: bool,
     _node: Node<SharedService>,
 }
 
@@ -239,7 +242,33 @@ impl SharedSender {
         }
         let publisher = builder.create().map_err(refused(name, "publishing to it"))?;
         let notifier = wake.notifier_builder().create().map_err(refused(name, "waking it"))?;
-        Ok(Self { publisher, notifier, samples, _node: node })
+        // The service maps the memory when it looks for frames: before the first one comes.
+        let _ = notifier.notify();
+        Ok(Self { publisher, notifier, samples, patient, _node: node })
+    }
+
+    /// Publishes the frame that `write` writes, with what that says of it; `now_ns` is `CLOCK_MONOTONIC`.
+    ///
+    /// A patient producer that has filled the queue before the service had mapped its memory at all writes the frame
+    /// again: iceoryx2 waits for a receiver only where it has one, and has let go of what it could not deliver.
+    ///
+    /// # Errors
+    /// As [`SharedLoan::publish`], and what `write` says.
+    pub fn send(
+        &self,
+        mut write: impl FnMut(&mut SharedLoan<'_>) -> Result<FrameMeta, SharedError>,
+        now_ns: impl Fn() -> u64,
+    ) -> Result<(), SharedError> {
+        let mut looks = if self.patient { LOOKS } else { 0 };
+        loop {
+            let mut loan = self.loan()?;
+            let meta = write(&mut loan)?;
+            match loan.publish(&meta, now_ns()) {
+                Err(SharedError::NotTaken) if looks > 0 => looks -= 1,
+                result => return result,
+            }
+            std::thread::sleep(PATIENCE);
+        }
     }
 
     /// Memory for a frame.
@@ -278,7 +307,8 @@ impl SharedLoan<'_> {
     /// `received_host_ns` is not read.
     ///
     /// # Errors
-    /// The service's queue is full, or it is gone.
+    /// The service's queue is full, or it is gone; of a patient producer, the queue was filled before the service had
+    /// mapped its memory, or it is gone.
     pub fn publish(mut self, meta: &FrameMeta, published_host_ns: u64) -> Result<(), SharedError> {
         let header = self.sample.user_header_mut();
         header.index = meta.index;

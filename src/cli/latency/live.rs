@@ -205,12 +205,13 @@ impl Adapter<'_> {
             }
             #[cfg(feature = "shm")]
             Way::Shared(way) => {
-                let mut loan = way.memory.loan()?;
-                // A microscope's adapter writes lines as they come: the frame is there before it is handed over.
-                loan.fill(pixels, way.pixel_type, way.inverted)?;
-                let device_ns = HostClock.now_ns();
-                let meta = crate::frame::FrameMeta { index, device_ns, ..crate::frame::FrameMeta::default() };
-                loan.publish(&meta, crate::engine::shared_clock_ns()).context("the service takes no frames")
+                let write = |loan: &mut crate::source::SharedLoan<'_>| {
+                    // A microscope's adapter writes lines as they come: the frame is there before it is handed over.
+                    loan.fill(pixels, way.pixel_type, way.inverted)?;
+                    let device_ns = HostClock.now_ns();
+                    Ok(crate::frame::FrameMeta { index, device_ns, ..crate::frame::FrameMeta::default() })
+                };
+                way.memory.send(write, crate::engine::shared_clock_ns).context("the service takes no frames")
             }
         }
     }
