@@ -47,7 +47,12 @@ struct Memory(Arc<Mutex<Vec<u8>>>);
 impl Memory {
     /// Moves what is in it behind `bytes`.
     fn append_to(&self, bytes: &mut Vec<u8>) {
-        append(bytes, &mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        bytes.append(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Takes what is in it, and the room.
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn clear(&self) {
@@ -213,11 +218,10 @@ impl SealedFile {
         if std::mem::take(&mut self.in_chunk) > LARGE_BYTES {
             // Writer and `message` have the memory that a snapshot took; the small ones behind it need none of it. The
             // chunk is taken out first: a writer that goes ends its file.
-            let mut chunk = Vec::new();
-            self.memory.append_to(&mut chunk);
+            let mut chunk = self.memory.take();
             self.message = Vec::new();
             self.renew_writer()?;
-            append(&mut self.block, &mut chunk);
+            self.block.append(&mut chunk);
         } else {
             self.memory.append_to(&mut self.block);
         }
@@ -236,7 +240,8 @@ impl SealedFile {
         self.memory.append_to(&mut self.block);
         self.block_start += self.block.len() as u64;
         self.crc.update(&self.block);
-        append(&mut self.waiting, &mut self.block);
+        self.waiting.append(&mut self.block);
+        self.block.shrink_to(BLOCK_BYTES_KEPT);
         Ok(())
     }
 
@@ -297,15 +302,6 @@ fn writer_to(memory: &Memory, topics: &[(&'static str, Schema)]) -> io::Result<(
         channels.push((channel, schema));
     }
     Ok((writer, channels))
-}
-
-/// Moves `more` behind `bytes`; where there are none, the memory changes hands and nothing is copied.
-fn append(bytes: &mut Vec<u8>, more: &mut Vec<u8>) {
-    if bytes.is_empty() {
-        std::mem::swap(bytes, more);
-    } else {
-        bytes.append(more);
-    }
 }
 
 /// What is not on the disk yet.
