@@ -19,8 +19,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for message in JOURNAL_MESSAGES {
         std::fs::write(out.join(format!("{message}.bin")), schema(&set, message).encode_to_vec())?;
     }
-    let shared = [".apical.v1.Frame.pixels", ".apical.v1.SnapshotRecord.state"];
-    shared.iter().fold(tonic_prost_build::configure(), |builder, field| builder.bytes(field)).compile_fds(set)?;
+    tonic_prost_build::configure()
+        .bytes(".apical.v1.Frame.pixels")
+        .bytes(".apical.v1.SnapshotRecord.state")
+        .compile_fds(set)?;
     commit();
     Ok(())
 }

@@ -216,8 +216,9 @@ impl SealedFile {
         self.writer.flush().map_err(error)?;
         self.writer_chunks += 1;
         if std::mem::take(&mut self.in_chunk) > LARGE_BYTES {
-            // Writer and `message` have the memory that a snapshot took; the small ones behind it need none of it. The
-            // chunk is taken out first: a writer that goes ends its file.
+            // Writer and `message` have the memory that a snapshot took; the small ones behind it need none of it, and
+            // it goes before the block takes as much again. The chunk is taken out first: a writer that goes ends its
+            // file.
             let mut chunk = self.memory.take();
             self.message = Vec::new();
             self.renew_writer()?;
@@ -311,6 +312,13 @@ pub(super) enum Uncommitted {
     Some,
     /// More than should wait.
     Much,
+}
+
+impl Uncommitted {
+    /// What a commit has left.
+    pub fn after(committed: &io::Result<()>) -> Self {
+        if committed.is_err() { Uncommitted::Some } else { Uncommitted::Nothing }
+    }
 }
 
 /// The loop of a thread that writes such a file: every item to `step`, and `None` when it is time to commit, at most

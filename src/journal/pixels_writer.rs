@@ -212,7 +212,7 @@ impl Pixels {
             }
             None => {
                 let committed = self.file.commit(self.last_seq);
-                let left = if committed.is_err() { Uncommitted::Some } else { Uncommitted::Nothing };
+                let left = Uncommitted::after(&committed);
                 self.done(committed);
                 left
             }

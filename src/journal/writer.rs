@@ -166,7 +166,7 @@ impl Journal {
             }
             None => {
                 let committed = self.file.commit(self.last_seq);
-                let left = if committed.is_err() { Uncommitted::Some } else { Uncommitted::Nothing };
+                let left = Uncommitted::after(&committed);
                 self.done(committed);
                 left
             }

@@ -307,8 +307,8 @@ impl SharedLoan<'_> {
     /// `received_host_ns` is not read.
     ///
     /// # Errors
-    /// The service's queue is full, or it is gone; of a patient producer, the queue was filled before the service had
-    /// mapped its memory, or it is gone.
+    /// The service is gone, or its queue is full; a patient producer finds it full only where the service has not
+    /// mapped its memory yet.
     pub fn publish(mut self, meta: &FrameMeta, published_host_ns: u64) -> Result<(), SharedError> {
         let header = self.sample.user_header_mut();
         header.index = meta.index;
