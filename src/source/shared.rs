@@ -21,7 +21,7 @@ use iceoryx2::port::listener::Listener;
 use iceoryx2::port::notifier::Notifier;
 use iceoryx2::port::publisher::Publisher;
 use iceoryx2::port::subscriber::Subscriber;
-use iceoryx2::port::{BackpressureAction, BackpressureInfo};
+use iceoryx2::port::{BackpressureAction, BackpressureInfo, LoanError, SendError};
 use iceoryx2::prelude::{BackpressureStrategy, FileDescriptorBased, SignalHandlingMode};
 use iceoryx2::sample_mut_uninit::SampleMutUninit;
 use iceoryx2::service::port_factory::{event, publish_subscribe};
@@ -208,6 +208,7 @@ impl SharedWaker {
 pub struct SharedSender {
     publisher: Publisher<SharedService, [u16], SharedFrameHeader>,
     notifier: Notifier<SharedService>,
+    name: String,
     samples: usize,
     patient: bool,
     _node: Node<SharedService>,
@@ -244,7 +245,7 @@ impl SharedSender {
         let notifier = wake.notifier_builder().create().map_err(refused(name, "waking it"))?;
         // The service maps the memory when it looks for frames: before the first one comes.
         let _ = notifier.notify();
-        Ok(Self { publisher, notifier, samples, patient, _node: node })
+        Ok(Self { publisher, notifier, name: name.to_owned(), samples, patient, _node: node })
     }
 
     /// Publishes the frame that `write` writes, with what that says of it; `now_ns` is `CLOCK_MONOTONIC`.
@@ -274,9 +275,12 @@ impl SharedSender {
     /// Memory for a frame.
     ///
     /// # Errors
-    /// Every piece is on loan or lent to the service.
+    /// Every piece is lent to the service ([`SharedError::NotTaken`]), or on loan already.
     pub fn loan(&self) -> Result<SharedLoan<'_>, SharedError> {
-        let sample = self.publisher.loan_slice_uninit(self.samples).map_err(|_| SharedError::NotTaken)?;
+        let sample = self.publisher.loan_slice_uninit(self.samples).map_err(|e| match e {
+            LoanError::OutOfMemory => SharedError::NotTaken,
+            e => refused(&self.name, "memory for a frame")(e),
+        })?;
         sample.user_header().writes.fetch_add(1, Ordering::AcqRel);
         Ok(SharedLoan { sample, sender: self })
     }
@@ -307,8 +311,8 @@ impl SharedLoan<'_> {
     /// `received_host_ns` is not read.
     ///
     /// # Errors
-    /// The service is gone, or its queue is full; a patient producer finds it full only where the service has not
-    /// mapped its memory yet.
+    /// The service is gone, or its queue is full ([`SharedError::NotTaken`]); a patient producer finds it full only
+    /// where the service has not mapped its memory yet. Or iceoryx2 refuses for reasons of its own.
     pub fn publish(mut self, meta: &FrameMeta, published_host_ns: u64) -> Result<(), SharedError> {
         let header = self.sample.user_header_mut();
         header.index = meta.index;
@@ -320,8 +324,12 @@ impl SharedLoan<'_> {
         header.writes.fetch_add(1, Ordering::AcqRel);
         // SAFETY: as in `samples_mut`.
         let sample = unsafe { self.sample.assume_init() };
-        let taken = sample.send().map_err(|_| SharedError::NotTaken)?;
+        let taken = sample.send();
         let _ = self.sender.notifier.notify();
-        if taken == 0 { Err(SharedError::NotTaken) } else { Ok(()) }
+        match taken {
+            Ok(0) | Err(SendError::UnableToDeliver) => Err(SharedError::NotTaken),
+            Ok(_) => Ok(()),
+            Err(e) => Err(refused(&self.sender.name, "publishing a frame")(e)),
+        }
     }
 }
