@@ -44,9 +44,8 @@ pub mod report;
 pub mod service;
 
 #[allow(
-    clippy::print_stdout,
     clippy::print_stderr,
     clippy::disallowed_types,
-    reason = "a command line prints, and none of it runs on the real-time thread"
+    reason = "a command line says what it does, and none of it runs on the real-time thread"
 )]
 pub mod cli;

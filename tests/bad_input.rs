@@ -201,6 +201,24 @@ fn apical(args: &[&std::ffi::OsStr]) -> (bool, String) {
 }
 
 #[test]
+fn a_reader_of_what_is_printed_that_leaves_is_no_failure_and_a_full_disk_is() {
+    let prints = |args: &[&str], to: std::process::Stdio| {
+        let mut program = std::process::Command::new(env!("CARGO_BIN_EXE_apical"));
+        let out = program.args(args).stdout(to).output().expect("it runs");
+        (out.status.code(), String::from_utf8_lossy(&out.stderr).into_owned())
+    };
+    for args in [["config"].as_slice(), &["config", "--json"], &["--help"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        assert_eq!(prints(args, writer.into()), (Some(0), String::new()), "{args:?}");
+    }
+    if let Ok(full) = std::fs::File::options().write(true).open("/dev/full") {
+        let (status, said) = prints(&["config"], full.into());
+        assert!(status == Some(1) && said.contains("standard output: No space left"), "{status:?}: {said}");
+    }
+}
+
+#[test]
 fn a_truncated_tiff() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("cut.tif");

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 use clap::Args;
 
-use super::{ConfigSource, Outcome, print_json};
+use super::page::Page;
+use super::{ConfigSource, Outcome, print_json, print_text};
 use crate::activity::{ActivitySettings, BaselineBlock, BaselineScratch, undo_fading};
 use crate::config::RigConfig;
 use crate::decode::Ensembles;
@@ -34,20 +35,24 @@ pub(super) fn run(args: &CalibrateArgs, json: bool) -> anyhow::Result<Outcome> {
     if json {
         print_json(&c)?;
     } else {
-        println!(
-            "threshold        {}{}",
-            c.threshold,
-            if c.carried_over { "  (capped by day 1's z_half)" } else { "" }
-        );
-        println!("threshold today  {}", c.threshold_today);
-        println!("range_low        {}", c.range_low);
-        println!("mu_half          {}", c.mu_half);
-        println!("sigma_half       {}", c.sigma_half);
-        println!("z_half           {}", c.z_half.map_or("undefined: sigma_half is 0".to_owned(), |z| z.to_string()));
-        println!("chance fraction  {}", c.chance_fraction);
-        println!("segments         {}", c.segment_starts.len());
+        print_text(page_of(&c).text())?;
     }
     Ok(Outcome::Good)
+}
+
+fn page_of(c: &Calibration) -> Page {
+    let mut page = Page::default();
+    let capped = if c.carried_over { "  (capped by day 1's z_half)" } else { "" };
+    page.plain(format!("threshold        {}{capped}", c.threshold));
+    page.plain(format!("threshold today  {}", c.threshold_today));
+    page.plain(format!("range_low        {}", c.range_low));
+    page.plain(format!("mu_half          {}", c.mu_half));
+    page.plain(format!("sigma_half       {}", c.sigma_half));
+    let z_half = c.z_half.map_or("undefined: sigma_half is 0".to_owned(), |z| z.to_string());
+    page.plain(format!("z_half           {z_half}"));
+    page.plain(format!("chance fraction  {}", c.chance_fraction));
+    page.plain(format!("segments         {}", c.segment_starts.len()));
+    page
 }
 
 /// The last calibration of a session.

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::{ConfigSource, Outcome, print_json};
+use super::{ConfigSource, Outcome, print_json, print_text};
 use crate::config::{RigConfig, hash, load_file, load_text, to_toml};
 
 /// Arguments of `apical config`.
@@ -34,7 +34,7 @@ pub(super) fn run(args: &ConfigArgs, json: bool) -> anyhow::Result<Outcome> {
     if json {
         print_json(&serde_json::json!({ "sha256": hash(&config), "config": config }))?;
     } else {
-        print!("{}", to_toml(&config));
+        print_text(&to_toml(&config))?;
     }
     Ok(Outcome::Good)
 }

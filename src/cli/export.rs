@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, print_json};
+use super::page::Page;
+use super::{Outcome, print_json, print_text};
 use crate::export::{write_report, write_tables};
 
 /// Arguments of `apical export`.
@@ -34,15 +35,17 @@ pub(super) fn run(args: &ExportArgs, json: bool) -> anyhow::Result<Outcome> {
         (true, Some(written)) if report.is_none() => print_json(written)?,
         (true, _) => print_json(&serde_json::json!({ "tables": written, "report": report }))?,
         (false, _) => {
+            let mut page = Page::default();
             if let Some(written) = &written {
-                println!("{}: {} frames, {} events", written.out.display(), written.frames, written.events);
+                page.plain(format!("{}: {} frames, {} events", written.out.display(), written.frames, written.events));
                 for segment in &written.unfinished {
-                    println!("unfinished: {segment}");
+                    page.plain(format!("unfinished: {segment}"));
                 }
             }
             if let Some(report) = &report {
-                println!("{}", report.display());
+                page.plain(report.display());
             }
+            print_text(page.text())?;
         }
     }
     Ok(Outcome::Good)

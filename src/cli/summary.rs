@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::print_json;
+use super::page::Page;
+use super::{print_json, print_text};
 use crate::journal::inspect::Counters;
 use crate::journal::{Percentiles, Summary};
 
@@ -40,37 +41,38 @@ impl RunSummary {
 
     /// For programs as JSON, otherwise for people.
     pub fn tell(&self, summary: &Summary, json: bool) -> anyhow::Result<()> {
-        if json {
-            return print_json(self);
-        }
-        self.print(summary);
-        Ok(())
+        if json { print_json(self) } else { print_text(self.page(summary).text()) }
     }
 
     /// For people.
-    fn print(&self, summary: &Summary) {
-        println!();
+    fn page(&self, summary: &Summary) -> Page {
+        let mut page = Page::default();
         let c = &self.counters;
-        println!("trials   {} begun: {} hits, {} aversive, {} misses", c.trials, c.hits, c.aversive, c.misses);
-        println!(
+        page.plain("");
+        page.plain(format!(
+            "trials   {} begun: {} hits, {} aversive, {} misses",
+            c.trials, c.hits, c.aversive, c.misses
+        ));
+        page.plain(format!(
             "rewards  {} intended, {} sent, {} acknowledged, {} unknown, {} stopped by a limit",
             c.rewards_intended, c.rewards_sent, c.rewards_acknowledged, c.rewards_unknown, c.rewards_limited
-        );
-        println!(
+        ));
+        page.plain(format!(
             "frames   {} in, {} decided ({} doubted by registration), {} of other planes, {} skipped, {} refused",
             c.frames_in, c.frames_decided, c.frames_doubted, c.frames_gathered, c.frames_skipped, c.frames_refused
-        );
-        println!();
-        println!("latency in us   {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");
+        ));
+        page.plain("");
+        page.plain(format!("latency in us   {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max"));
         for (name, p) in summary.latencies() {
             let name = if name == "total" { "frame in -> decision" } else { name };
-            println!("  {name:<20} {:>6.0} {:>9.0} {:>9.0} {:>9.0}", p.p50, p.p99, p.p999, p.max);
+            page.plain(format!("  {name:<20} {:>6.0} {:>9.0} {:>9.0} {:>9.0}", p.p50, p.p99, p.p999, p.max));
         }
-        println!();
+        page.plain("");
         for warning in &self.warnings {
-            println!("note: {warning}");
+            page.plain(format!("note: {warning}"));
         }
-        println!("session  {}", self.session_dir.display());
-        println!("report   {}", self.report.display());
+        page.plain(format!("session  {}", self.session_dir.display()));
+        page.plain(format!("report   {}", self.report.display()));
+        page
     }
 }

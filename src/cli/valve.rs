@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::Outcome;
+use super::{Outcome, print_text};
 
 /// Arguments of `apical valve`.
 #[derive(Debug, Args)]
@@ -27,10 +27,10 @@ pub(super) fn run(args: &ValveArgs, json: bool) -> anyhow::Result<Outcome> {
     let options = ValveOptions { link: args.link.clone(), log: args.log.clone(), ..ValveOptions::default() };
     let never = AtomicBool::new(false);
     serve_valve(&options, &never, |path| {
-        if json {
-            println!("{}", serde_json::json!({ "port": path }));
-        } else {
-            println!("{}", path.display());
+        let port = if json { serde_json::json!({ "port": path }).to_string() } else { path.display().to_string() };
+        // It serves on whether or not somebody reads this.
+        if let Err(error) = print_text(&format!("{port}\n")) {
+            tracing::warn!("{}: the port's name could not be printed: {error}", path.display());
         }
     })?;
     Ok(Outcome::Good)

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use super::{Outcome, print_json};
+use super::page::Page;
+use super::{Outcome, print_json, print_text};
 use crate::journal::{SessionFiles, VerifyOptions, VerifyReport, verify};
 
 /// Arguments of `apical verify`.
@@ -32,7 +33,7 @@ pub(super) fn run(args: &VerifyArgs, json: bool) -> anyhow::Result<Outcome> {
     if json {
         print_json(&as_json(&report))?;
     } else {
-        print(&report);
+        print_text(page_of(&report).text())?;
     }
     Ok(if good { Outcome::Good } else { Outcome::Bad })
 }
@@ -58,26 +59,28 @@ fn as_json(report: &VerifyReport) -> serde_json::Value {
     })
 }
 
-fn print(report: &VerifyReport) {
-    println!("{} frames, {} differences", report.frames_compared, report.differences);
+fn page_of(report: &VerifyReport) -> Page {
+    let mut page = Page::default();
+    page.plain(format!("{} frames, {} differences", report.frames_compared, report.differences));
     if report.frames_from_pixels > 0 {
-        println!(
+        page.plain(format!(
             "{} of them from their pixels, and {} snapshots of the engine's state",
             report.frames_from_pixels, report.snapshots_compared
-        );
+        ));
     }
     if report.frames_sampled_again > 0 {
-        println!("F of {} of them from the pixels around the ROIs", report.frames_sampled_again);
+        page.plain(format!("F of {} of them from the pixels around the ROIs", report.frames_sampled_again));
     }
     if let Some(d) = &report.first_difference {
-        println!("first at input {}, frame {}:", d.input_seq, d.frame_index);
-        println!("  recorded {:?}", d.recorded);
-        println!("  computed {:?}", d.computed);
+        page.plain(format!("first at input {}, frame {}:", d.input_seq, d.frame_index));
+        page.plain(format!("  recorded {:?}", d.recorded));
+        page.plain(format!("  computed {:?}", d.computed));
     }
     for damage in &report.damage {
-        println!("damage: {damage}");
+        page.plain(format!("damage: {damage}"));
     }
     for unfinished in &report.unfinished {
-        println!("unfinished: {unfinished}");
+        page.plain(format!("unfinished: {unfinished}"));
     }
+    page
 }

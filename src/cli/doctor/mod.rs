@@ -12,7 +12,8 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::Args;
 
-use super::{ConfigSource, Outcome, print_json};
+use super::page::Page;
+use super::{ConfigSource, Outcome, print_json, print_text};
 use crate::config::RigConfig;
 
 /// Arguments of `apical doctor`.
@@ -78,7 +79,7 @@ pub(super) fn run(args: &DoctorArgs, json: bool) -> anyhow::Result<Outcome> {
         let demand = config.engine.deadline_ms;
         print_json(&serde_json::json!({ "passed": kept, "deadline_ms": demand, "checks": checks }))?;
     } else {
-        print(&config, &checks, kept);
+        print_text(page_of(&config, &checks, kept).text())?;
     }
     Ok(if kept { Outcome::Good } else { Outcome::Bad })
 }
@@ -106,11 +107,12 @@ fn examine(config: &RigConfig, time: Duration) -> Vec<Check> {
     checks
 }
 
-fn print(config: &RigConfig, checks: &[Check], kept: bool) {
-    match config.engine.deadline_ms {
-        0.0 => println!("the rig demands nothing (engine.deadline_ms = 0)"),
-        demand => println!("the rig demands an answer within {demand} ms (engine.deadline_ms)"),
-    }
+fn page_of(config: &RigConfig, checks: &[Check], kept: bool) -> Page {
+    let mut page = Page::default();
+    page.plain(match config.engine.deadline_ms {
+        0.0 => "the rig demands nothing (engine.deadline_ms = 0)".to_owned(),
+        demand => format!("the rig demands an answer within {demand} ms (engine.deadline_ms)"),
+    });
     for check in checks {
         let verdict = match check.verdict {
             Verdict::Pass => "pass",
@@ -118,17 +120,19 @@ fn print(config: &RigConfig, checks: &[Check], kept: bool) {
             Verdict::Fail => "FAIL",
             Verdict::Unknown => "not known",
         };
-        println!("\n{}: {verdict}", check.name);
-        println!("  found     {}", check.found);
-        println!("  expected  {}", check.expected);
+        page.plain(format!("\n{}: {verdict}", check.name));
+        page.plain(format!("  found     {}", check.found));
+        page.plain(format!("  expected  {}", check.expected));
         if !check.advice.is_empty() {
             let wins =
                 if check.wins_us > 0.0 { format!(" (wins some {:.0} us)", check.wins_us) } else { String::new() };
-            println!("  change    {}{wins}", check.advice);
+            page.plain(format!("  change    {}{wins}", check.advice));
         }
     }
     let verdict = if kept { "this computer keeps it" } else { "this computer does NOT keep it" };
-    println!("\n{verdict}; measure the whole way with: apical latency --transport grpc --fps 30 --seconds 60");
+    let next = "measure the whole way with: apical latency --transport grpc --fps 30 --seconds 60";
+    page.plain(format!("\n{verdict}; {next}"));
+    page
 }
 
 #[cfg(test)]

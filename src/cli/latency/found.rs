@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
+use super::super::page::Page;
 use super::timer::until;
 use crate::engine::{Clock, HostClock, Stage};
 use crate::export::stage_latency;
@@ -240,26 +241,30 @@ impl Measured {
     }
 
     /// As a table for people.
-    pub fn print(&self, what: &str) {
+    pub fn page(&self, what: &str) -> Page {
+        let mut page = Page::default();
         let rate = self.frames as f64 / self.seconds;
-        println!("{what}: {} frames decided in {:.1} s, {rate:.0} frames/s", self.frames, self.seconds);
+        page.plain(format!("{what}: {} frames decided in {:.1} s, {rate:.0} frames/s", self.frames, self.seconds));
         if self.lost > 0 {
-            println!("{} frames skipped or refused", self.lost);
+            page.plain(format!("{} frames skipped or refused", self.lost));
         }
         for setting in &self.thread_settings {
-            println!("{setting}");
+            page.plain(setting);
         }
         if let Some([half, most, all]) = self.before_end_ms() {
             let before = "decided before the frame's end";
-            println!("{before}: median {half:.2} ms, 99 % at least {most:.2} ms, all at least {all:.2} ms");
+            page.plain(format!("{before}: median {half:.2} ms, 99 % at least {most:.2} ms, all at least {all:.2} ms"));
         }
-        println!("reading one frame from memory: {:.0} us", self.floor_ns as f64 / 1e3);
-        println!("latency in us                     {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");
+        page.plain(format!("reading one frame from memory: {:.0} us", self.floor_ns as f64 / 1e3));
+        let heads = format!("{:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");
+        page.plain(format!("latency in us                     {heads}"));
         for (name, histogram) in self.rows().filter(|(_, histogram)| !histogram.is_empty()) {
             let p = percentiles(histogram);
             let cell = |key: &str| p[key].as_f64().map_or("-".to_owned(), |us| format!("{us:.1}"));
-            println!("  {name:<31} {:>9} {:>9} {:>9} {:>9}", cell("p50"), cell("p99"), cell("p999"), cell("max"));
+            let [p50, p99, p999, max] = ["p50", "p99", "p999", "max"].map(cell);
+            page.plain(format!("  {name:<31} {p50:>9} {p99:>9} {p999:>9} {max:>9}"));
         }
+        page
     }
 }
 

@@ -28,7 +28,7 @@ use self::feed::Feed;
 pub(super) use self::feed::read_from_memory_ns;
 use self::found::Measured;
 use super::play::parse_fps;
-use super::{ConfigSource, Outcome, print_json};
+use super::{ConfigSource, Outcome, print_json, print_text};
 use crate::config::RigConfig;
 use crate::frame::Geometry;
 
@@ -171,7 +171,7 @@ pub(super) fn run(args: &LatencyArgs, json: bool) -> anyhow::Result<Outcome> {
             "strips": args.strips,
         })))?;
     } else {
-        measured.print(&what);
+        print_text(measured.page(&what).text())?;
     }
     Ok(Outcome::Good)
 }

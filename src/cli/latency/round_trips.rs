@@ -17,8 +17,9 @@ use anyhow::{Context, ensure};
 use hdrhistogram::Histogram;
 
 use super::super::client::{FrameStream, Opened, Operator, connect, open_stream};
+use super::super::page::Page;
 use super::super::play::{PlayedHeader, stream_header};
-use super::super::{Outcome, print_json, runtime};
+use super::super::{Outcome, print_json, print_text, runtime};
 use super::far_end::FarEnd;
 use super::found::{Window, percentiles};
 use super::live::on_one_thread;
@@ -108,7 +109,7 @@ pub(super) fn run(args: &LatencyArgs, geometry: Geometry, pace: Option<f64>, jso
             "bright_counts": bright_counts,
         }))?;
     } else {
-        found.print();
+        print_text(found.page().text())?;
     }
     ensure!(
         !found.ns.is_empty(),
@@ -254,11 +255,15 @@ impl RoundTrips {
         Ok(found)
     }
 
-    fn print(&self) {
+    fn page(&self) -> Page {
+        let mut page = Page::default();
         let p = percentiles(&self.ns);
         let cell = |key: &str| p[key].as_f64().map_or("-".to_owned(), |us| format!("{:.2}", us / 1e3));
-        println!("{} frames, {} round trips, {} pulses without an answer", self.frames, self.ns.len(), self.lost);
-        println!("round trip in ms  {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");
-        println!("                  {:>9} {:>9} {:>9} {:>9}", cell("p50"), cell("p99"), cell("p999"), cell("max"));
+        let trips = self.ns.len();
+        page.plain(format!("{} frames, {trips} round trips, {} pulses without an answer", self.frames, self.lost));
+        page.plain(format!("round trip in ms  {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max"));
+        let [p50, p99, p999, max] = ["p50", "p99", "p999", "max"].map(cell);
+        page.plain(format!("                  {p50:>9} {p99:>9} {p999:>9} {max:>9}"));
+        page
     }
 }
