@@ -109,7 +109,7 @@ fn ten_thousand_frames(
     let (rois, slots) = frames(&config, DISTINCT as u64);
     let driver = driver(&config, &rois);
     let engine = driver.engine();
-    let (mut thread, service) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), 4);
+    let (mut thread, service) = rings(engine.roi_count(), engine.segments(), engine.state_bytes(), 4);
     let ServiceEnds { frames, arriving, mut commands, mut publisher, replies: _replies, flags: _flags } = service;
     let mut feed = feed(slots, &mut thread, frames, arriving);
     let settings = RealtimeSettings { overload: Overload::Every, gap_ns: 0, spin_ns: 0, snapshot_frames: 1_000 };

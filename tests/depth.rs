@@ -158,7 +158,7 @@ fn a_replay_a_snapshot_and_a_verification_from_pixels_give_the_same() {
     for cut in [60, 125, 300] {
         let mut first = driver(&config, &set);
         play(&mut first, &script[..cut], &mut Collect::default());
-        let mut state = Vec::with_capacity(first.engine().state_capacity());
+        let mut state = Vec::with_capacity(first.engine().state_bytes().most);
         first.engine().save(&mut state);
         let mut engine = Engine::new(&config, &set, &shape(), 0).unwrap();
         engine.load(&state).unwrap();

@@ -111,7 +111,7 @@ fn snapshot_load_go_on(more: &[&str]) {
         let mut whole = driver(&config, &rois);
         let mut first = Collect::default();
         play(&mut whole, &script[..cut], &mut first);
-        let mut state = Vec::with_capacity(whole.engine().state_capacity());
+        let mut state = Vec::with_capacity(whole.engine().state_bytes().most);
         let room = state.capacity();
         whole.engine().save(&mut state);
         assert_eq!(state.capacity(), room, "a snapshot fits into the room that was asked for");

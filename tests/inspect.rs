@@ -80,7 +80,7 @@ fn recorded_but(
     let (mut state, limits) = (Vec::new(), vec![0; 7]);
     driver.engine().save(&mut state);
     let input_seq = driver.engine().decision().input_seq;
-    recorder.writer.push_waiting(JournalItem::Snapshot(v1::SnapshotRecord { input_seq, state: state.into(), limits }));
+    recorder.writer.push_waiting(JournalItem::snapshot(&v1::SnapshotRecord { input_seq, state: state.into(), limits }));
     recorder.writer.close();
     Made { directory: made.path, summary: recorder.summary, events: recorder.events }
 }

@@ -29,7 +29,7 @@ impl Loop {
         let (rois, slots) = frames(&config, count);
         let driver = driver(&config, &rois);
         let (clock, engine) = (driver.clock().clone(), driver.engine());
-        let (thread, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), SLOTS);
+        let (thread, ends) = rings(engine.roi_count(), engine.segments(), engine.state_bytes(), SLOTS);
         let settings = RealtimeSettings { overload, gap_ns: 2 * PERIOD_NS, spin_ns: 0, snapshot_frames: 0 };
         let realtime = Realtime::new(driver, thread, settings, std::thread::current());
         Self { realtime, ends, clock, slots }

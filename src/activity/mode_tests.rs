@@ -104,7 +104,7 @@ fn snapshot_load_and_go_on_equals_uninterrupted_in_every_way() {
             }
             bytes.clear();
             one.save(&mut bytes).unwrap();
-            assert!(bytes.len() <= one.state_bytes_max(), "{} bytes, {config:?}", bytes.len());
+            assert!(bytes.len() <= one.state_bytes().most, "{} bytes, {config:?}", bytes.len());
             let mut two = new();
             two.step(&frame(3), &[], true);
             assert_eq!(two.load(&bytes).unwrap(), bytes.len());

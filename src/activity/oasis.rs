@@ -23,6 +23,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::pages::Rings;
+use crate::frame::Room;
 
 /// Frames for which pools can still be merged.
 pub const HISTORY_FRAMES: usize = 3_000;
@@ -153,9 +154,11 @@ impl Deconvolver {
         }
     }
 
-    /// The most bytes that a saved state has.
-    pub(crate) fn state_bytes_max(&self) -> usize {
-        self.traces.len() * (64 + 100 * self.pools.length())
+    /// Bytes that a saved state takes.
+    pub(crate) fn state_bytes(&self) -> Room {
+        let (traces, pools) = (64 * self.traces.len(), self.pools.room());
+        // The pages where a trace begins and ends are half full.
+        Room { usual: traces + size_of::<Pool>() * pools.usual * 4 / 5, most: traces + 100 * pools.most }
     }
 
     /// Appends the state: traces, poles, and the pools in use.

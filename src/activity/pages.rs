@@ -5,10 +5,19 @@
 //! once, not the memory that each may fill. What they may fill is reserved when they are made, and costs nothing before
 //! it is used; nothing is allocated afterwards.
 
+use crate::frame::Room;
+
 /// Values in a page.
 const PAGE: usize = 32;
+/// Of so many places one usually has a page: a noisy trace of 3,000 frames has 450 to 550 pools.
+const USUALLY_ONE_OF: usize = 5;
 /// No page.
 const NONE: u32 = u32::MAX;
+
+/// Places on so many pages.
+fn room(pages: usize) -> Room {
+    Room { usual: pages * PAGE / USUALLY_ONE_OF, most: pages * PAGE }
+}
 
 /// Rings of the same length.
 #[derive(Debug)]
@@ -26,17 +35,18 @@ impl<T: Copy + Default> Rings<T> {
     /// Empty rings of `length` places.
     pub fn new(rings: usize, length: usize) -> Self {
         let pages = rings * length.div_ceil(PAGE);
-        Self {
-            length,
-            table: vec![NONE; pages],
-            memory: Vec::with_capacity(pages * PAGE),
-            free: Vec::with_capacity(pages),
-        }
+        let (table, memory) = (vec![NONE; pages], room(pages).memory());
+        Self { length, table, memory, free: Vec::with_capacity(pages) }
     }
 
     /// Places of a ring.
     pub fn length(&self) -> usize {
         self.length
+    }
+
+    /// How many places of all rings something may lie in.
+    pub fn room(&self) -> Room {
+        room(self.table.len())
     }
 
     fn page(&self, ring: usize, place: usize) -> usize {

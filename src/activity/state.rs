@@ -1,6 +1,7 @@
 //! Saving and loading.
 
 use super::{Activity, Deconvolver, Extras, Head, StateError};
+use crate::frame::Room;
 
 /// What is not saved follows from what is: the windows from block and history.
 impl Activity {
@@ -85,14 +86,15 @@ impl Activity {
         Ok(&rest[expected..])
     }
 
-    /// The most bytes that a saved state has.
-    pub fn state_bytes_max(&self) -> usize {
+    /// Bytes that a saved state takes.
+    pub fn state_bytes(&self) -> Room {
         // A vector's length and a count take at most ten bytes each.
         let per_roi = size_of::<f64>() * (self.head.capacity_frames + self.head.history_frames + 8);
-        let pools = self.extras.deconvolver.as_ref().map_or(0, Deconvolver::state_bytes_max);
+        let pools = self.extras.deconvolver.as_ref().map_or(Room::default(), Deconvolver::state_bytes);
         let extras = 256 + 8 * self.settings.smoothing_frames;
         let estimate = if self.neuropil.is_some() { size_of::<f64>() * (self.head.capacity_frames + 1) } else { 0 };
-        self.head.roi_count * (per_roi + extras + estimate) + pools + 1_024
+        let others = self.head.roi_count * (per_roi + extras + estimate) + 1_024;
+        Room { usual: others + pools.usual, most: others + pools.most }
     }
 }
 

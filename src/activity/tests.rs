@@ -291,7 +291,7 @@ fn estimated_coefficients_are_saved_in_and_after_the_baseline() {
         if frame % 97 == 50 {
             bytes.clear();
             one.save(&mut bytes).unwrap();
-            assert!(bytes.len() < one.state_bytes_max());
+            assert!(bytes.len() < one.state_bytes().most);
             two = new();
             assert_eq!(two.load(&bytes).unwrap(), bytes.len());
             assert!(new().load(&bytes[..bytes.len() - 1]).is_err());

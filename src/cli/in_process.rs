@@ -236,5 +236,5 @@ pub(super) fn snapshot(driver: &mut InProcess, recorder: &Recorder) {
         let _ = counts.save(&mut limits);
     }
     let input_seq = driver.engine().decision().input_seq;
-    recorder.push(JournalItem::Snapshot(v1::SnapshotRecord { input_seq, state: state.into(), limits }));
+    recorder.push(JournalItem::snapshot(&v1::SnapshotRecord { input_seq, state: state.into(), limits }));
 }

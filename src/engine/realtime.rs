@@ -18,7 +18,7 @@ use super::decision::{Decision, Timing};
 use super::driver::{Driver, InputSummary, RecordSink};
 use super::input::{Command, DeviceReport, Input, SkipReason};
 use super::{Clock, Overload};
-use crate::frame::{FrameMeta, FrameSlot};
+use crate::frame::{FrameMeta, FrameSlot, Room};
 use crate::trigger::TriggerId;
 
 /// Records that one input may need: itself and what follows from it.
@@ -209,7 +209,7 @@ pub struct PublisherEnds {
 }
 
 /// Makes the rings, and fills them with everything that will circulate.
-pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: usize) -> (ThreadEnds, ServiceEnds) {
+pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: Room, slots: usize) -> (ThreadEnds, ServiceEnds) {
     let (frames_in, frames) = RingBuffer::new(2 * slots + 64);
     let (commands_in, commands) = RingBuffer::new(COMMANDS);
     let (replies_in, replies) = RingBuffer::new(REPLIES);
@@ -229,8 +229,7 @@ pub fn rings(roi_count: usize, segments: usize, snapshot_bytes: usize, slots: us
         let _ = free_records_in.push(Box::new(record));
     }
     // One: it is the largest thing that circulates, and a next one can wait until it is written.
-    let snapshot =
-        Snapshot { input_seq: 0, state: Vec::with_capacity(snapshot_bytes), limits: Vec::with_capacity(1 << 16) };
+    let snapshot = Snapshot { input_seq: 0, state: snapshot_bytes.memory(), limits: Vec::with_capacity(1 << 16) };
     let _ = free_snapshots_in.push(Box::new(snapshot));
     let (arriving, flags) = (Arc::new(Arriving::default()), Arc::new(Flags::default()));
     let thread = ThreadEnds {

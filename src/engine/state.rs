@@ -2,7 +2,7 @@
 
 use super::planes::Volume;
 use super::{Engine, Phase, State, StreamShape};
-use crate::frame::Geometry;
+use crate::frame::{Geometry, Room};
 use crate::task::{Screen, TaskState};
 
 /// Why a saved state cannot be taken.
@@ -95,7 +95,7 @@ impl Engine {
         planes.map(|plane| plane.rigid.settle()).fold(false, |any, one| any | one)
     }
 
-    /// Appends the whole state to `out`; does not allocate when `out` has room ([`Engine::state_capacity`]).
+    /// Appends the whole state to `out`; does not allocate when `out` has room ([`Engine::state_bytes`]).
     pub fn save(&self, out: &mut Vec<u8>) {
         // Writing to memory does not fail, and a state that could not be written would not load: nothing is hidden.
         let _ = postcard::to_io(&self.state, &mut *out);
@@ -163,13 +163,17 @@ impl Engine {
         Ok(())
     }
 
-    /// Bytes that a saved state may take, generously.
-    pub fn state_capacity(&self) -> usize {
+    /// Bytes that a saved state takes.
+    pub fn state_bytes(&self) -> Room {
         let mut bytes = Vec::new();
         self.save(&mut bytes);
         let pixels = self.planes.len() * StreamShape::geometry(&self.stream).map_or(0, Geometry::count);
-        // A template and its accumulators come on top of an empty engine's state, 4 + 4 + 8 + 4 bytes a pixel, and the
-        // history of each ROI.
-        2 * bytes.len() + 24 * pixels + self.activity.state_bytes_max() + (1 << 20)
+        let activity = self.activity.state_bytes();
+        // On top of an empty engine's state come the history of each ROI, a template and, while that is learnt, its
+        // accumulators: 4 and 4 + 8 + 4 bytes a pixel.
+        Room {
+            usual: bytes.len() + 4 * pixels + activity.usual,
+            most: 2 * bytes.len() + 24 * pixels + activity.most + (1 << 20),
+        }
     }
 }

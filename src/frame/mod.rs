@@ -9,11 +9,13 @@
 //! Units: rows and columns in pixels, row 0 at the top, samples in detector counts.
 
 mod pool;
+mod room;
 #[cfg(feature = "shm")]
 mod shared;
 mod strips;
 
 pub use pool::{Arrival, FrameMeta, FrameSlot};
+pub use room::Room;
 #[cfg(feature = "shm")]
 pub use shared::{SharedFrame, SharedFrameHeader, SharedSample, SharedService};
 #[cfg(feature = "shm")]

@@ -21,6 +21,7 @@ use super::file_end::{self, Topic};
 use super::seal::{SEAL_OPCODE, Seal};
 use crate::config::SyncPolicy;
 use crate::engine::{Clock, HostClock};
+use crate::frame::Room;
 use crate::proto::v1;
 
 /// Messages wait in memory for at most this many bytes before they become a chunk.
@@ -118,6 +119,8 @@ pub(super) struct SealedFile {
     block: Vec<u8>,
     /// Sealed blocks that the disk has not taken.
     waiting: Vec<u8>,
+    /// Memory that comes back when the disk has the block which took its place.
+    spare: Vec<u8>,
     /// Bytes that it has taken.
     written: u64,
 }
@@ -134,6 +137,7 @@ impl SealedFile {
         let file = File::options().write(true).create_new(true).open(path)?;
         let memory = Memory::default();
         let (writer, channels) = writer_to(&memory, topics)?;
+        let room = Room { usual: BLOCK_BYTES_KEPT, most: BLOCK_BYTES_KEPT };
         let mut created = Self {
             path: path.to_owned(),
             file,
@@ -148,8 +152,9 @@ impl SealedFile {
             in_chunk: 0,
             crc: crc32fast::Hasher::new(),
             block_start: 0,
-            block: Vec::new(),
-            waiting: Vec::new(),
+            block: room.memory(),
+            waiting: room.memory(),
+            spare: Vec::new(),
             written: 0,
         };
         created.message(0, 0, 0, head)?;
@@ -181,16 +186,26 @@ impl SealedFile {
         publish_time: u64,
         message: &impl Message,
     ) -> io::Result<()> {
+        let mut encoded = std::mem::take(&mut self.message);
+        encoded.clear();
+        let appended = message
+            .encode(&mut encoded)
+            .map_err(io::Error::other)
+            .and_then(|()| self.encoded(topic, log_time, publish_time, &encoded));
+        self.message = encoded;
+        appended
+    }
+
+    /// Appends a message in the form of the wire.
+    pub fn encoded(&mut self, topic: usize, log_time: u64, publish_time: u64, message: &[u8]) -> io::Result<()> {
         if self.in_chunk == 0 && self.writer_chunks >= WRITER_CHUNKS {
             self.renew_writer()?;
         }
-        self.message.clear();
-        message.encode(&mut self.message).map_err(io::Error::other)?;
         let sequence = self.sequence[topic];
         let header = MessageHeader { channel_id: self.channels[topic].0, sequence, log_time, publish_time };
-        self.writer.write_to_known_channel(&header, &self.message).map_err(error)?;
+        self.writer.write_to_known_channel(&header, message).map_err(error)?;
         self.sequence[topic] = sequence.wrapping_add(1);
-        self.in_chunk += self.message.len() + MESSAGE_HEAD_BYTES;
+        self.in_chunk += message.len() + MESSAGE_HEAD_BYTES;
         Ok(())
     }
 
@@ -216,13 +231,17 @@ impl SealedFile {
         self.writer.flush().map_err(error)?;
         self.writer_chunks += 1;
         if std::mem::take(&mut self.in_chunk) > LARGE_BYTES {
-            // Writer and `message` have the memory that a snapshot took; the small ones behind it need none of it, and
-            // it goes before the block takes as much again. The chunk is taken out first: a writer that goes ends its
-            // file.
+            // The chunk becomes the block, and what the block has goes before it: the other way round a snapshot would
+            // be there twice. It is taken out first: a writer that goes ends its file.
             let mut chunk = self.memory.take();
-            self.message = Vec::new();
             self.renew_writer()?;
-            self.block.append(&mut chunk);
+            chunk.extend_from_slice(&self.block);
+            chunk.rotate_right(self.block.len());
+            let mut usual = std::mem::replace(&mut self.block, chunk);
+            if self.spare.capacity() == 0 {
+                usual.clear();
+                self.spare = usual;
+            }
         } else {
             self.memory.append_to(&mut self.block);
         }
@@ -241,8 +260,13 @@ impl SealedFile {
         self.memory.append_to(&mut self.block);
         self.block_start += self.block.len() as u64;
         self.crc.update(&self.block);
-        self.waiting.append(&mut self.block);
-        self.block.shrink_to(BLOCK_BYTES_KEPT);
+        if self.waiting.is_empty() && self.block.len() > BLOCK_BYTES_KEPT {
+            // Not twice either.
+            std::mem::swap(&mut self.waiting, &mut self.block);
+        } else {
+            self.waiting.append(&mut self.block);
+            self.block.shrink_to(BLOCK_BYTES_KEPT);
+        }
         Ok(())
     }
 
@@ -260,6 +284,9 @@ impl SealedFile {
             self.file.write_all(&self.waiting)?;
             self.written += self.waiting.len() as u64;
             self.waiting.clear();
+            if self.waiting.capacity() > BLOCK_BYTES_KEPT && self.spare.capacity() > 0 {
+                self.waiting = std::mem::take(&mut self.spare);
+            }
             self.waiting.shrink_to(BLOCK_BYTES_KEPT);
         }
         match self.policy {

@@ -12,6 +12,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use bytes::Bytes;
 use prost::Message;
 
 use super::convert::Published;
@@ -34,12 +35,24 @@ pub enum JournalItem {
     Command(v1::CommandRecord),
     /// Something that happened outside the engine.
     Event(v1::SubscribeEventsResponse),
-    /// The engine's state.
-    Snapshot(v1::SnapshotRecord),
+    /// The engine's state: a `SnapshotRecord` in the form of the wire, which is written without another copy.
+    Snapshot {
+        /// Its input.
+        input_seq: u64,
+        /// The whole message.
+        message: Bytes,
+    },
     /// How the session fares.
     Health(v1::HealthRecord),
     /// A latency distribution.
     Latency(v1::LatencyRecord),
+}
+
+impl JournalItem {
+    /// A snapshot.
+    pub fn snapshot(record: &v1::SnapshotRecord) -> Self {
+        Self::Snapshot { input_seq: record.input_seq, message: record.encode_to_vec().into() }
+    }
 }
 
 /// The writer's handle: items go in, the file is closed by [`JournalWriter::close`] or when it is dropped.
@@ -197,7 +210,7 @@ impl Journal {
             JournalItem::Step(step) => step.decision.input_seq,
             JournalItem::Command(record) => record.input_seq,
             JournalItem::Event(event) => event.input_seq,
-            JournalItem::Snapshot(record) => record.input_seq,
+            JournalItem::Snapshot { input_seq, .. } => *input_seq,
             JournalItem::Health(record) => record.input_seq,
             JournalItem::Latency(_) => self.last_seq.unwrap_or(0),
         };
@@ -244,7 +257,9 @@ impl Journal {
             }
             JournalItem::Command(record) => self.write(Topic::Commands, now_ns, 0, record)?,
             JournalItem::Event(event) => self.write(Topic::Events, now_ns, 0, event)?,
-            JournalItem::Snapshot(record) => self.write(Topic::Snapshots, now_ns, 0, record)?,
+            JournalItem::Snapshot { message, .. } => {
+                self.file.encoded(Topic::Snapshots as usize, now_ns, 0, message)?;
+            }
             JournalItem::Health(record) => self.write(Topic::Health, now_ns, 0, record)?,
             JournalItem::Latency(record) => self.write(Topic::Latency, now_ns, 0, record)?,
         }
@@ -271,7 +286,7 @@ mod tests {
         // Nothing that compresses.
         let states = [5_u64 << 20, 100, 9 << 20, 6 << 20].map(|bytes| {
             let words = (0..bytes / 8).map(|word| word.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29));
-            words.flat_map(u64::to_le_bytes).collect::<bytes::Bytes>()
+            words.flat_map(u64::to_le_bytes).collect::<Bytes>()
         });
         for (input_seq, state) in (0..).zip(&states) {
             for _ in 0..input_seq {
@@ -280,7 +295,7 @@ mod tests {
             }
             let state = state.clone();
             let record = v1::SnapshotRecord { input_seq, state, ..v1::SnapshotRecord::default() };
-            writer.push_waiting(JournalItem::Snapshot(record));
+            writer.push_waiting(JournalItem::snapshot(&record));
         }
         writer.close();
         assert_eq!(writer.status().failure(), None);

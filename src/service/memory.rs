@@ -8,7 +8,8 @@
 //! back when the session is over ([`give_back`]). The real-time thread takes no memory at all.
 //!
 //! Large blocks (snapshots, frames of more than a megabyte) are the system's own business: they come from it when they
-//! are taken and go back when they are freed. Measured by `tests/soak.rs`; mallopt(3), malloc_trim(3).
+//! are taken and go back when they are freed. Those that a session keeps are touched when they are taken
+//! ([`crate::frame::Room`]). Measured by `tests/soak.rs`; mallopt(3), malloc_trim(3).
 #![allow(unsafe_code)]
 
 /// Blocks from this size on are mapped on their own, in bytes.

@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use prost::Message;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::disk_watch::DiskWatch;
@@ -14,7 +15,7 @@ use crate::engine::{
     Clock, Command, CommandOutcome, Engine, EventKind, Flags, FrameItem, HostClock, InputSummary, PublisherEnds,
     SkipReason, Snapshot, ThreadSetting, UsedFrame,
 };
-use crate::frame::{FrameMeta, FrameRefusal, Image};
+use crate::frame::{FrameMeta, FrameRefusal, Image, Room};
 use crate::journal::{
     JournalItem, JournalWriter, PixelsWriter, Published, RecordStatus, ResumePoint, Summary, calibration_record,
 };
@@ -84,7 +85,7 @@ pub(super) struct Live {
     calibration: Mutex<Option<v1::Calibration>>,
     range: Mutex<Option<(f64, f64)>>,
     ensembles: Mutex<Option<(Vec<u32>, Vec<u32>)>>,
-    /// The engine's last state, in the memory from which it was written.
+    /// The last `SnapshotRecord`, in the memory from which it was written.
     snapshot: Mutex<Option<Bytes>>,
     stopping: watch::Sender<bool>,
     ended: watch::Sender<bool>,
@@ -132,6 +133,7 @@ impl Live {
     /// Of a session that goes on where `point` and its `engine` stand.
     pub fn going_on(record: Arc<RecordStatus>, deadline_ns: u64, point: &ResumePoint, engine: &Engine) -> Self {
         let ensembles = engine.ensembles();
+        let last = v1::SnapshotRecord { state: Bytes::copy_from_slice(&point.state), ..Default::default() };
         Self {
             events: Mutex::new(EventLog { first_seq: point.next_event_seq, events: VecDeque::new() }),
             events_next: watch::Sender::new(point.next_event_seq),
@@ -139,7 +141,7 @@ impl Live {
             calibration: Mutex::new(engine.calibration().map(calibration_record)),
             range: Mutex::new(engine.range()),
             ensembles: Mutex::new(Some((ensembles.plus.clone(), ensembles.minus.clone()))),
-            snapshot: Mutex::new(Some(Bytes::copy_from_slice(&point.state))),
+            snapshot: Mutex::new(Some(last.encode_to_vec().into())),
             baseline_done: AtomicBool::new(!engine.baseline_runs()),
             ..Self::new(record, deadline_ns)
         }
@@ -229,7 +231,8 @@ impl Live {
 
     /// The engine's last snapshot.
     pub fn snapshot(&self) -> Option<Bytes> {
-        lock(&self.snapshot).clone()
+        let message = lock(&self.snapshot).clone()?;
+        v1::SnapshotRecord::decode(message).ok().map(|record| record.state)
     }
 
     /// How the record fares.
@@ -317,6 +320,8 @@ pub(super) struct Publisher {
     watch: DiskWatch,
     slots: Slots,
     flags: Arc<Flags>,
+    /// Memory for a snapshot while that of the last one is in use, or there was none.
+    snapshot_memory: BytesMut,
     last_health_ns: u64,
     /// The thread's settings have been told.
     settings_told: bool,
@@ -325,8 +330,15 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes what comes out of `ends`; slots go back through `slots`.
-    pub fn new(ends: PublisherEnds, live: Arc<Live>, files: Files, slots: Slots, flags: Arc<Flags>) -> Self {
+    /// Publishes what comes out of `ends`; slots go back through `slots`. A snapshot has so many bytes.
+    pub fn new(
+        ends: PublisherEnds,
+        live: Arc<Live>,
+        files: Files,
+        slots: Slots,
+        flags: Arc<Flags>,
+        snapshot_bytes: Room,
+    ) -> Self {
         let watch = DiskWatch::new(files.stall_ns);
         Self {
             ends,
@@ -335,6 +347,7 @@ impl Publisher {
             watch,
             slots,
             flags,
+            snapshot_memory: Bytes::from(Room { most: snapshot_bytes.usual, ..snapshot_bytes }.memory::<u8>()).into(),
             last_health_ns: HostClock.now_ns(),
             settings_told: false,
             late: false,
@@ -627,16 +640,26 @@ impl Publisher {
         (self.slots.give_back)(item);
     }
 
-    fn keep(&mut self, snapshot: Box<Snapshot>) {
-        let state = Bytes::copy_from_slice(&snapshot.state);
-        *lock(&self.live.snapshot) = Some(state.clone());
+    fn keep(&mut self, mut snapshot: Box<Snapshot>) {
+        let mut kept = lock(&self.live.snapshot);
+        // In the memory of the last one, where the journal and who asked for it are done with that.
+        let mut memory = kept
+            .take()
+            .and_then(|last| last.try_into_mut().ok())
+            .unwrap_or_else(|| std::mem::take(&mut self.snapshot_memory));
+        memory.clear();
+        // The engine's memory is lent to the record, and comes back as it was.
+        let (state, limits) = (std::mem::take(&mut snapshot.state), std::mem::take(&mut snapshot.limits));
+        let record = v1::SnapshotRecord { input_seq: snapshot.input_seq, state: state.into(), limits };
+        // Writing to memory does not fail.
+        let _ = record.encode(&mut memory);
+        (snapshot.state, snapshot.limits) = (record.state.into(), record.limits);
+        let message = memory.freeze();
+        *kept = Some(message.clone());
+        drop(kept);
         // The counters of the very input that the state is of.
         self.write_health();
-        self.write(JournalItem::Snapshot(v1::SnapshotRecord {
-            input_seq: snapshot.input_seq,
-            state,
-            limits: snapshot.limits.clone(),
-        }));
+        self.write(JournalItem::Snapshot { input_seq: snapshot.input_seq, message });
         let _ = self.ends.free_snapshots.push(snapshot);
     }
 }

@@ -138,7 +138,8 @@ impl Session {
         let keeps_pixels = config.record.frames != FramesKept::None;
         // Slots whose pixels wait for the disk come on top of those that wait for the engine.
         let slots = (config.engine.queue_frames + if keeps_pixels { config.record.frames_queue } else { 0 }) as usize;
-        let (mut thread_ends, ends) = rings(engine.roi_count(), engine.segments(), engine.state_capacity(), slots);
+        let state_bytes = engine.state_bytes();
+        let (mut thread_ends, ends) = rings(engine.roi_count(), engine.segments(), state_bytes, slots);
         let ServiceEnds { frames, arriving, commands, replies, publisher, flags } = ends;
         let rows_px = engine.geometry().map_or(0, |geometry| geometry.height_px);
         let Filled { free, slots, waker, shared_memory } =
@@ -171,7 +172,7 @@ impl Session {
             RigMode::Replay => driver,
         };
         let files = Files { writer, pixels, stall_ns: u64::from(config.record.stall_event_ms) * 1_000_000, patient };
-        let publisher = Publisher::new(publisher, Arc::clone(&live), files, slots, Arc::clone(&flags));
+        let publisher = Publisher::new(publisher, Arc::clone(&live), files, slots, Arc::clone(&flags), state_bytes);
         let publisher = spawn("apical-publish", move || publisher.run())?;
         memory::reserve();
         let mut thread = Realtime::new(driver, thread_ends, settings, publisher.thread().clone());

@@ -90,7 +90,7 @@ impl Recording {
         driver.engine().save(&mut state);
         driver.limits().expect("there are limits").save(&mut limits).expect("memory does not fail");
         let record = v1::SnapshotRecord { input_seq: self.last_seq, state: state.into(), limits };
-        self.writer.push_waiting(JournalItem::Snapshot(record));
+        self.writer.push_waiting(JournalItem::snapshot(&record));
     }
 
     /// Closes the files.
