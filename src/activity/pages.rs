@@ -2,8 +2,8 @@
 //!
 //! Each ring may become as full as it is long, and hardly any ever does. So a ring has a page only where something
 //! lies in it, and the page that was given back last is taken first: all together take the memory that they fill at
-//! once, not the memory that each may fill. What they may fill is reserved when they are made, and costs nothing before
-//! it is used; nothing is allocated afterwards.
+//! once, not the memory that each may fill. When they are made, what they usually fill is touched, and what they may
+//! fill is reserved, which costs nothing before it is used; nothing is allocated afterwards.
 
 use crate::frame::Room;
 
