@@ -13,6 +13,11 @@ pub struct Room {
 }
 
 impl Room {
+    /// Room for a number that is known.
+    pub fn of(count: usize) -> Self {
+        Self { usual: count, most: count }
+    }
+
     /// Memory for the most, without any value; what is usually in use is touched.
     pub fn memory<T: Copy + Default>(self) -> Vec<T> {
         let mut memory = Vec::with_capacity(self.most);

@@ -137,7 +137,7 @@ impl SealedFile {
         let file = File::options().write(true).create_new(true).open(path)?;
         let memory = Memory::default();
         let (writer, channels) = writer_to(&memory, topics)?;
-        let room = Room { usual: BLOCK_BYTES_KEPT, most: BLOCK_BYTES_KEPT };
+        let room = Room::of(BLOCK_BYTES_KEPT);
         let mut created = Self {
             path: path.to_owned(),
             file,

@@ -330,14 +330,14 @@ pub(super) struct Publisher {
 }
 
 impl Publisher {
-    /// Publishes what comes out of `ends`; slots go back through `slots`. A snapshot has so many bytes.
+    /// Publishes what comes out of `ends`; slots go back through `slots`. A snapshot usually has so many bytes.
     pub fn new(
         ends: PublisherEnds,
         live: Arc<Live>,
         files: Files,
         slots: Slots,
         flags: Arc<Flags>,
-        snapshot_bytes: Room,
+        snapshot_bytes: usize,
     ) -> Self {
         let watch = DiskWatch::new(files.stall_ns);
         Self {
@@ -347,7 +347,7 @@ impl Publisher {
             watch,
             slots,
             flags,
-            snapshot_memory: Bytes::from(Room { most: snapshot_bytes.usual, ..snapshot_bytes }.memory::<u8>()).into(),
+            snapshot_memory: Bytes::from(Room::of(snapshot_bytes).memory::<u8>()).into(),
             last_health_ns: HostClock.now_ns(),
             settings_told: false,
             late: false,

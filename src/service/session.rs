@@ -172,7 +172,8 @@ impl Session {
             RigMode::Replay => driver,
         };
         let files = Files { writer, pixels, stall_ns: u64::from(config.record.stall_event_ms) * 1_000_000, patient };
-        let publisher = Publisher::new(publisher, Arc::clone(&live), files, slots, Arc::clone(&flags), state_bytes);
+        let publisher =
+            Publisher::new(publisher, Arc::clone(&live), files, slots, Arc::clone(&flags), state_bytes.usual);
         let publisher = spawn("apical-publish", move || publisher.run())?;
         memory::reserve();
         let mut thread = Realtime::new(driver, thread_ends, settings, publisher.thread().clone());
