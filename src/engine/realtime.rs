@@ -36,6 +36,8 @@ const WAKE_NS: u64 = 1_000_000;
 /// Of the time between two frames, spins take at most three times this part: a thread with a priority that never rests
 /// is held up by the system.
 const SPIN_SHARE: u64 = 10;
+/// How long it rests where there is no record for an answer, at most.
+const NO_ROOM: Duration = Duration::from_micros(200);
 
 /// ROI values of one frame, in a slot of their own.
 #[derive(Debug)]
@@ -534,34 +536,37 @@ impl<C: Clock> Realtime<C> {
     }
 
     fn wait(&mut self) {
+        if self.ends.free_records.slots() < RECORDS_PER_INPUT {
+            // Frames or not: awake, it would only keep the publisher from its processor.
+            return self.park(NO_ROOM);
+        }
         // Without frames nothing is worth a processor, and with them a small part of one is.
         let spin_ns = if self.silent { 0 } else { self.settings.spin_ns.min(self.arrival.1 / SPIN_SHARE) };
-        let start = self.driver.clock().now_ns();
-        if self.spin_until(start + spin_ns) {
+        let start_ns = self.driver.clock().now_ns();
+        if self.spin_until(start_ns + spin_ns) {
             return;
         }
-        let now = self.driver.clock().now_ns();
-        let mut until = self.last_heartbeat_ns + HEARTBEAT_NS;
+        let now_ns = self.driver.clock().now_ns();
+        let mut other_ns = self.last_heartbeat_ns + HEARTBEAT_NS;
         if self.settings.gap_ns > 0 && !self.silent {
-            until = until.min(self.last_frame_ns + self.settings.gap_ns);
+            other_ns = other_ns.min(self.last_frame_ns + self.settings.gap_ns);
         }
         if self.driver.is_waiting() {
-            until = until.min(now + 1_000_000);
+            other_ns = other_ns.min(now_ns + 1_000_000);
         }
-        // A thread that wakes up for its frame finds it late; one that spins is there, and its caches are warm.
-        let due_ns = self.arrival.0 + self.arrival.1;
-        let is_awaited = spin_ns > 0 && self.arrival.1 > 0 && now < due_ns + spin_ns;
-        if is_awaited {
-            until = until.min(due_ns.saturating_sub(spin_ns));
-        }
-        if until > now {
-            let timeout = Duration::from_nanos(until - now);
-            match &self.ends.port {
-                Some((port, _)) => port.wait(timeout),
-                None => std::thread::park_timeout(timeout),
+        match idle(now_ns, other_ns, self.arrival.0 + self.arrival.1, spin_ns) {
+            Idle::Park(timeout_ns) => self.park(Duration::from_nanos(timeout_ns)),
+            Idle::Spin(end_ns) => {
+                self.spin_until(end_ns);
             }
-        } else if is_awaited {
-            self.spin_until(due_ns + spin_ns);
+            Idle::Turn => {}
+        }
+    }
+
+    fn park(&self, timeout: Duration) {
+        match &self.ends.port {
+            Some((port, _)) => port.wait(timeout),
+            None => std::thread::park_timeout(timeout),
         }
     }
 
@@ -578,6 +583,32 @@ impl<C: Clock> Realtime<C> {
     }
 }
 
+/// What the thread does for want of anything better.
+#[derive(Debug, PartialEq, Eq)]
+enum Idle {
+    /// Sleep, at most for so many nanoseconds.
+    Park(u64),
+    /// Wait awake until this time.
+    Spin(u64),
+    /// Nothing: something other than a frame is due, which is the next turn's.
+    Turn,
+}
+
+/// The next frame is due at `frame_ns`, something other at `other_ns`. A thread that wakes up for its frame finds it
+/// late; one that spins is there, and its caches are warm: from `spin_ns` before it is due until as long after, and
+/// at no other time. A thread with a priority that spins keeps everybody else off its processor, and so, of a serial
+/// line, also the kernel's own worker that carries the trigger.
+fn idle(now_ns: u64, other_ns: u64, frame_ns: u64, spin_ns: u64) -> Idle {
+    let (first_ns, last_ns) = (frame_ns.saturating_sub(spin_ns), frame_ns + spin_ns);
+    let is_awaited = spin_ns > 0 && now_ns < last_ns;
+    let until_ns = if is_awaited { other_ns.min(first_ns) } else { other_ns };
+    match until_ns.checked_sub(now_ns) {
+        Some(left_ns) if left_ns > 0 => Idle::Park(left_ns),
+        _ if is_awaited && now_ns >= first_ns => Idle::Spin(last_ns),
+        _ => Idle::Turn,
+    }
+}
+
 /// What a frame that was not refused says of itself.
 fn meta_of(item: &FrameItem) -> Option<&FrameMeta> {
     match item {
@@ -589,4 +620,35 @@ fn meta_of(item: &FrameItem) -> Option<&FrameMeta> {
 
 fn skipped(meta: &FrameMeta) -> Input<'static> {
     Input::Skipped { first_index: meta.index, count: 1, reason: SkipReason::Overload }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+    const SPIN_NS: u64 = 300_000;
+
+    #[test]
+    fn it_sleeps_until_shortly_before_the_next_frame_and_is_awake_when_that_is_due() {
+        assert_eq!(idle(10 * MS, 90 * MS, 33 * MS, SPIN_NS), Idle::Park(23 * MS - SPIN_NS));
+        assert_eq!(idle(33 * MS - SPIN_NS, 90 * MS, 33 * MS, SPIN_NS), Idle::Spin(33 * MS + SPIN_NS));
+        assert_eq!(idle(33 * MS + SPIN_NS, 90 * MS, 33 * MS, SPIN_NS), Idle::Park(57 * MS - SPIN_NS));
+    }
+
+    #[test]
+    fn what_else_is_due_ends_its_sleep_and_is_no_reason_to_spin() {
+        assert_eq!(idle(10 * MS, 12 * MS, 33 * MS, SPIN_NS), Idle::Park(2 * MS));
+        // A heartbeat that fell due while it spun behind a frame.
+        assert_eq!(idle(10 * MS, 10 * MS - 1, 33 * MS, SPIN_NS), Idle::Turn);
+        assert_eq!(idle(10 * MS, 10 * MS, 33 * MS, SPIN_NS), Idle::Turn);
+        assert_eq!(idle(34 * MS, 34 * MS, 33 * MS, SPIN_NS), Idle::Turn);
+    }
+
+    #[test]
+    fn without_a_spin_it_only_sleeps() {
+        assert_eq!(idle(10 * MS, 90 * MS, 33 * MS, 0), Idle::Park(80 * MS));
+        assert_eq!(idle(33 * MS, 90 * MS, 33 * MS, 0), Idle::Park(57 * MS));
+        assert_eq!(idle(91 * MS, 90 * MS, 33 * MS, 0), Idle::Turn);
+    }
 }
