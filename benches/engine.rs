@@ -26,15 +26,13 @@ const PERIOD: Duration = Duration::from_nanos(33_333_333);
 fn main() {
     println!("{:<46}{:>7}{:>9}{:>9}{:>9}{:>9}{:>9}", "us", "frames", "median", "99 %", "99.9 %", "largest", "floor");
     for (pace, count, pause) in [("back to back", MANY, Duration::ZERO), ("every 33 ms", PACED, PERIOD)] {
-        let floor = Percentiles::of(&timed(count, pause, floor())).p50;
+        let [floor, ..] = Percentiles::of(&timed(count, pause, floor())).cells(1);
         for (rois, deconvolution) in [(10, "off"), (200, "off"), (200, "ar1")] {
             let name = if deconvolution == "off" { "" } else { ", AR(1)" };
             let name = format!("Engine::step, {rois} ROIs{name}, {pace}");
-            let Percentiles { p50, p99, p999, max, n } =
-                Percentiles::of(&timed(count, pause, step(rois, deconvolution)));
-            // Five values stand above a percentile.
-            let p999 = if n >= 5_000 { format!("{p999:.1}") } else { "-".to_owned() };
-            println!("{name:<46}{n:>7}{p50:>9.1}{p99:>9.1}{p999:>9}{max:>9.1}{floor:>9.1}");
+            let us = Percentiles::of(&timed(count, pause, step(rois, deconvolution)));
+            let [p50, p99, p999, max] = us.cells(1);
+            println!("{name:<46}{:>7}{p50:>9}{p99:>9}{p999:>9}{max:>9}{floor:>9}", us.n);
         }
     }
 }

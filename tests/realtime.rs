@@ -96,7 +96,8 @@ async fn the_distributions_are_given_away_whole() {
         let mut bytes = &record.hdr_histogram[..];
         let histogram: Histogram<u64> = Deserializer::new().deserialize(&mut bytes).expect("an HdrHistogram");
         assert_eq!((histogram.len(), histogram.max()), (record.count, record.max_ns), "{}", record.stage);
-        assert_eq!(histogram.value_at_quantile(0.5), record.p50_ns, "{}", record.stage);
+        let median_ns = (record.count >= 10).then(|| histogram.value_at_quantile(0.5));
+        assert_eq!((record.p50_ns, record.p99_ns), (median_ns, None), "{}: too few for more", record.stage);
     }
     let total = &latencies[0];
     assert_eq!(total.count, acks.len() as u64);

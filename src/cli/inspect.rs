@@ -292,11 +292,8 @@ fn latencies(page: &mut Page, s: &Segment) {
             "reward" => "frame in -> reward written",
             stage => stage,
         };
-        let p = &l.us;
-        page.plain(format!(
-            "{:10} {name:<21} {:>9.0} {:>9.0} {:>9.0} {:>9.0} {:>9}",
-            "", p.p50, p.p99, p.p999, p.max, p.n
-        ));
+        let [p50, p99, p999, max] = l.us.cells(0);
+        page.plain(format!("{:10} {name:<21} {p50:>9} {p99:>9} {p999:>9} {max:>9} {:>9}", "", l.us.n));
     }
 }
 

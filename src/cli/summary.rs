@@ -65,7 +65,8 @@ impl RunSummary {
         page.plain(format!("latency in us   {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max"));
         for (name, p) in summary.latencies() {
             let name = if name == "total" { "frame in -> decision" } else { name };
-            page.plain(format!("  {name:<20} {:>6.0} {:>9.0} {:>9.0} {:>9.0}", p.p50, p.p99, p.p999, p.max));
+            let [p50, p99, p999, max] = p.cells(0);
+            page.plain(format!("  {name:<20} {p50:>6} {p99:>9} {p999:>9} {max:>9}"));
         }
         page.plain("");
         for warning in &self.warnings {

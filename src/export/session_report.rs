@@ -225,7 +225,8 @@ fn latencies(summary: &Summary) -> (Option<StageLatency>, Vec<StageLatency>) {
 
 /// A row of a report's latencies.
 pub fn stage_latency(name: &str, p: &Percentiles) -> StageLatency {
-    StageLatency { name: name.to_owned(), p50_us: p.p50, p99_us: p.p99, p999_us: p.p999, max_us: p.max, count: p.n }
+    let [p50_us, p99_us, p999_us, max_us] = [p.p50, p.p99, p.p999, p.max].map(|us| us.unwrap_or(f64::NAN));
+    StageLatency { name: name.to_owned(), p50_us, p99_us, p999_us, max_us, count: p.n }
 }
 
 /// Said where no animal learned in front of this feedback.

@@ -26,17 +26,17 @@ pub struct Summary {
     ended: bool,
 }
 
-/// Percentiles of a distribution, in microseconds.
-#[derive(Debug, Clone, Copy, PartialEq, serde::Serialize)]
+/// Percentiles of a distribution, in microseconds; none above which fewer than five stand.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
 pub struct Percentiles {
     /// Median.
-    pub p50: f64,
+    pub p50: Option<f64>,
     /// 99th percentile.
-    pub p99: f64,
+    pub p99: Option<f64>,
     /// 99.9th percentile.
-    pub p999: f64,
-    /// Maximum.
-    pub max: f64,
+    pub p999: Option<f64>,
+    /// Maximum; none of nothing.
+    pub max: Option<f64>,
     /// Frames measured.
     pub n: u64,
 }
@@ -45,14 +45,26 @@ impl Percentiles {
     /// Of a histogram in nanoseconds.
     pub fn of(histogram: &Histogram<u64>) -> Self {
         let us = |ns: u64| ns as f64 / 1e3;
-        Self {
-            p50: us(histogram.value_at_quantile(0.5)),
-            p99: us(histogram.value_at_quantile(0.99)),
-            p999: us(histogram.value_at_quantile(0.999)),
-            max: us(histogram.max()),
-            n: histogram.len(),
-        }
+        let [p50, p99, p999] = QUANTILES.map(|q| percentile_ns(histogram, q).map(us));
+        Self { p50, p99, p999, max: (!histogram.is_empty()).then(|| us(histogram.max())), n: histogram.len() }
     }
+
+    /// Median, 99 %, 99.9 % and maximum for a table, with so many decimals.
+    pub fn cells(&self, decimals: usize) -> [String; 4] {
+        [self.p50, self.p99, self.p999, self.max]
+            .map(|us| us.map_or_else(|| "-".to_owned(), |us| format!("{us:.decimals$}")))
+    }
+}
+
+/// The percentiles that are told.
+const QUANTILES: [f64; 3] = [0.5, 0.99, 0.999];
+/// How many must stand above one for it to say anything.
+const ABOVE: f64 = 5.0;
+
+/// A percentile, where enough stand above it.
+fn percentile_ns(histogram: &Histogram<u64>, quantile: f64) -> Option<u64> {
+    let above = (1.0 - quantile) * histogram.len() as f64;
+    (above >= ABOVE).then(|| histogram.value_at_quantile(quantile))
 }
 
 /// An empty distribution of nanoseconds: three digits over a minute, a little over 100 kB.
@@ -174,16 +186,37 @@ impl Summary {
             let mut hdr_histogram = Vec::new();
             // Memory takes every byte.
             let _ = V2Serializer::new().serialize(h, &mut hdr_histogram);
+            let [p50_ns, p99_ns, p999_ns] = QUANTILES.map(|q| percentile_ns(h, q));
             v1::LatencyRecord {
                 stage: stage.to_owned(),
-                p50_ns: h.value_at_quantile(0.5),
-                p99_ns: h.value_at_quantile(0.99),
-                p999_ns: h.value_at_quantile(0.999),
+                p50_ns,
+                p99_ns,
+                p999_ns,
                 max_ns: h.max(),
                 count: h.len(),
                 hdr_histogram,
             }
         };
         self.distributions().map(of).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_percentile_needs_five_samples_above_it() {
+        let mut h = latency_histogram();
+        let empty = Percentiles::of(&h);
+        assert_eq!((empty, empty.cells(1)), (Percentiles::default(), ["-"; 4].map(str::to_owned)));
+        (0..499).for_each(|_| h.saturating_record(1_000));
+        let few = Percentiles::of(&h);
+        assert_eq!((few.p50.is_some(), few.p99, few.p999, few.max.is_some()), (true, None, None, true));
+        h.saturating_record(1_000);
+        let more = Percentiles::of(&h);
+        assert_eq!((more.p99.is_some(), more.p999, more.cells(0)[2].as_str()), (true, None, "-"));
+        (500..5_000).for_each(|_| h.saturating_record(1_000));
+        assert!(Percentiles::of(&h).p999.is_some());
     }
 }

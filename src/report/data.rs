@@ -328,7 +328,7 @@ pub struct FrameCounts {
     pub refused: u64,
 }
 
-/// Latency of one stage, in microseconds.
+/// Latency of one stage, in microseconds. A percentile above which too few stand to say anything is not a number.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct StageLatency {
     /// The stage.

@@ -164,7 +164,7 @@ fn key_figures(report: &SessionReport, digest: &Digest) -> Markup {
     };
     let t = &report.triggers;
     let f = &report.frame_counts;
-    let (median, tail) = match latency::summary(report) {
+    let (median, tail) = match &report.latency {
         Some(s) => (
             format::latency(s.p50_us),
             format!("median; p99 {}, largest {}", format::latency(s.p99_us), format::latency(s.max_us)),
@@ -421,15 +421,16 @@ fn motion_section(report: &SessionReport, digest: &Digest) -> Section {
 
 fn latency_section(report: &SessionReport) -> Section {
     let period_us = 1e6 / report.frame_rate_hz;
-    let body = match (latency::chart(report), latency::summary(report)) {
+    let is_paced = period_us.is_finite() && period_us > 0.0;
+    let body = match (latency::chart(report), &report.latency) {
         (None, None) if report.stages.is_empty() => html! { p { "Latency was not measured." } },
         (picture, summary) => html! {
-            @if let Some(s) = summary.as_ref().filter(|_| period_us.is_finite() && period_us > 0.0) {
+            @if let Some(s) = summary.as_ref().filter(|s| is_paced && s.p50_us.is_finite()) {
                 p.say {
                     "A frame comes every " (format::latency(period_us)) ". Of this the decision took "
-                    (format::percent_of(s.p50_us / period_us)) " in the median, "
-                    (format::percent_of(s.p999_us / period_us))
-                    " at p99.9 and " (format::percent_of(s.max_us / period_us)) " at most."
+                    (format::percent_of(s.p50_us / period_us)) " in the median"
+                    @if s.p999_us.is_finite() { ", " (format::percent_of(s.p999_us / period_us)) " at p99.9" }
+                    " and " (format::percent_of(s.max_us / period_us)) " at most."
                 }
             }
             @if let Some(picture) = picture { (figure(picture, "")) }

@@ -2,7 +2,7 @@
 
 use maud::{Markup, html};
 
-use super::charts::{latency, quantile_of, role_class, role_name};
+use super::charts::{quantile_of, role_class, role_name};
 use super::data::{Calibration, Outcome, RewardFate, Roi, RoiShape, Role, SessionReport, StageLatency, TriggerFate};
 use super::format;
 
@@ -81,7 +81,7 @@ pub(super) fn calibration(c: &Calibration) -> Markup {
 
 /// Latency of the whole and of each stage.
 pub(super) fn stages(report: &SessionReport) -> Markup {
-    latencies(&report.stages, latency::summary(report).as_slice())
+    latencies(&report.stages, report.latency.as_slice())
 }
 
 /// Latencies, a row each; the last ones stand out.

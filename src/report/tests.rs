@@ -71,6 +71,14 @@ fn session(n: usize) -> SessionReport {
         target_deg: 90.0,
         trials: trials.collect(),
         frame_counts: FrameCounts { received: n as u64, decided: n as u64, skipped: 0, refused: 0 },
+        latency: (n > 0).then(|| StageLatency {
+            name: "last byte to decision".to_owned(),
+            p50_us: 350.0,
+            p99_us: 546.0,
+            p999_us: if n < 5_000 { f64::NAN } else { 550.0 },
+            max_us: 550.0,
+            count: n as u64,
+        }),
         ..SessionReport::default()
     }
 }
@@ -179,6 +187,13 @@ fn a_session_of_any_small_length_renders() {
     for n in [1, 2, 3, 29, 249, 250, 499, 500] {
         assert_sound(&render(&session(n)));
     }
+}
+
+#[test]
+fn a_percentile_of_too_few_is_not_told() {
+    let (few, many) = (render(&session(3_000)), render(&session(6_000)));
+    assert!(few.contains("% in the median and ") && !few.contains("p99.9 550"));
+    assert!(many.contains("% at p99.9 and ") && many.contains("p99.9 550"));
 }
 
 #[test]

@@ -193,15 +193,15 @@ impl Measured {
         let stages: serde_json::Map<String, serde_json::Value> = [("receive", &self.receive)]
             .into_iter()
             .chain(stages)
-            .map(|(name, histogram)| (name.to_owned(), percentiles(histogram)))
+            .map(|(name, histogram)| (name.to_owned(), serde_json::json!(Percentiles::of(histogram))))
             .collect();
         let mut found = serde_json::json!({
             "frames": self.frames,
             "frames_per_s": self.frames as f64 / self.seconds,
             "frames_lost": self.lost,
-            "trigger_us": percentiles(&self.trigger),
-            "written_us": percentiles(&self.written),
-            "decided_us": percentiles(&self.decided),
+            "trigger_us": Percentiles::of(&self.trigger),
+            "written_us": Percentiles::of(&self.written),
+            "decided_us": Percentiles::of(&self.decided),
             "stages_us": stages,
             "floor_us": self.floor_ns as f64 / 1e3,
             "thread_settings": self.thread_settings,
@@ -259,9 +259,7 @@ impl Measured {
         let heads = format!("{:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max");
         page.plain(format!("latency in us                     {heads}"));
         for (name, histogram) in self.rows().filter(|(_, histogram)| !histogram.is_empty()) {
-            let p = percentiles(histogram);
-            let cell = |key: &str| p[key].as_f64().map_or("-".to_owned(), |us| format!("{us:.1}"));
-            let [p50, p99, p999, max] = ["p50", "p99", "p999", "max"].map(cell);
+            let [p50, p99, p999, max] = Percentiles::of(histogram).cells(1);
             page.plain(format!("  {name:<31} {p50:>9} {p99:>9} {p999:>9} {max:>9}"));
         }
         page
@@ -279,26 +277,4 @@ fn bins(histogram: &Histogram<u64>) -> LatencyHistogram {
     }
     let edges_us = (0..=counts.len()).map(|k| 10.0_f64.powf(f64::from(first + k as i32) / 20.0)).collect();
     LatencyHistogram { edges_us, counts }
-}
-
-/// A percentile with fewer than five samples above it is null.
-pub(super) fn percentiles(h: &Histogram<u64>) -> serde_json::Value {
-    let us = |ns: u64| ns as f64 / 1e3;
-    let at = |q: f64| ((1.0 - q) * h.len() as f64 >= 5.0).then(|| us(h.value_at_quantile(q)));
-    let max = (!h.is_empty()).then(|| us(h.max()));
-    serde_json::json!({ "p50": at(0.5), "p99": at(0.99), "p999": at(0.999), "max": max, "n": h.len() })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_percentile_needs_five_samples_above_it() {
-        let mut h = Histogram::<u64>::new(3).unwrap();
-        (0..499).for_each(|_| h.record(1_000).unwrap());
-        assert!(percentiles(&h)["p99"].is_null() && percentiles(&h)["p50"].as_f64().is_some());
-        h.record(1_000).unwrap();
-        assert!(percentiles(&h)["p99"].as_f64().is_some() && percentiles(&h)["p999"].is_null());
-    }
 }

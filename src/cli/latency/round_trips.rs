@@ -21,12 +21,12 @@ use super::super::page::Page;
 use super::super::play::{PlayedHeader, stream_header};
 use super::super::{Outcome, print_json, print_text, runtime};
 use super::far_end::FarEnd;
-use super::found::{Window, percentiles};
+use super::found::Window;
 use super::live::on_one_thread;
 use super::{LatencyArgs, Scratch};
 use crate::config::{RigConfig, to_toml};
 use crate::frame::Geometry;
-use crate::journal::{JournalRecord, SYNC_OUTPUT, SessionFiles, latency_histogram};
+use crate::journal::{JournalRecord, Percentiles, SYNC_OUTPUT, SessionFiles, latency_histogram};
 use crate::proto::v1;
 use crate::sample::{ReferenceKind, Roi, RoiPixel, RoiSet};
 use crate::service::{Listeners, Rig, RigMode, run as serve};
@@ -102,7 +102,7 @@ pub(super) fn run(args: &LatencyArgs, geometry: Geometry, pace: Option<f64>, jso
     let found = RoundTrips::of_session(&session, bright_counts)?;
     if json {
         print_json(&serde_json::json!({
-            "round_trip_us": percentiles(&found.ns),
+            "round_trip_us": Percentiles::of(&found.ns),
             "round_trips": found.ns.len(),
             "lost": found.lost,
             "frames": found.frames,
@@ -257,12 +257,12 @@ impl RoundTrips {
 
     fn page(&self) -> Page {
         let mut page = Page::default();
-        let p = percentiles(&self.ns);
-        let cell = |key: &str| p[key].as_f64().map_or("-".to_owned(), |us| format!("{:.2}", us / 1e3));
+        let us = Percentiles::of(&self.ns);
+        let cell = |us: Option<f64>| us.map_or_else(|| "-".to_owned(), |us| format!("{:.2}", us / 1e3));
         let trips = self.ns.len();
         page.plain(format!("{} frames, {trips} round trips, {} pulses without an answer", self.frames, self.lost));
         page.plain(format!("round trip in ms  {:>9} {:>9} {:>9} {:>9}", "median", "99 %", "99.9 %", "max"));
-        let [p50, p99, p999, max] = ["p50", "p99", "p999", "max"].map(cell);
+        let [p50, p99, p999, max] = [us.p50, us.p99, us.p999, us.max].map(cell);
         page.plain(format!("                  {p50:>9} {p99:>9} {p999:>9} {max:>9}"));
         page
     }

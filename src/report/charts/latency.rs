@@ -30,29 +30,10 @@ pub(in super::super) fn histogram(report: &SessionReport) -> Option<LatencyHisto
     Some(LatencyHistogram { edges_us, counts })
 }
 
-/// The end-to-end summary: the recorder's, or one made from the rows of the frames.
-pub(in super::super) fn summary(report: &SessionReport) -> Option<StageLatency> {
-    if let Some(s) = &report.latency {
-        return Some(s.clone());
-    }
-    let mut values: Vec<f32> = report.frames.iter().filter_map(|f| f.latency_us).filter(|v| v.is_finite()).collect();
-    values.sort_unstable_by(f32::total_cmp);
-    let max_us = f64::from(*values.last()?);
-    let at = |q: f64| f64::from(values[((values.len() - 1) as f64 * q).round() as usize]);
-    Some(StageLatency {
-        name: "end to end".to_owned(),
-        p50_us: at(0.5),
-        p99_us: at(0.99),
-        p999_us: at(0.999),
-        max_us,
-        count: values.len() as u64,
-    })
-}
-
 /// The session's chart; `None` where nothing was measured.
 pub(in super::super) fn chart(report: &SessionReport) -> Option<PreEscaped<String>> {
     let what = "from the frame's last byte to its decision";
-    drawn(&histogram(report)?, summary(report).as_ref(), what)
+    drawn(&histogram(report)?, report.latency.as_ref(), what)
 }
 
 /// One distribution with its percentiles; `what` was measured. `None` where nothing was.
@@ -160,8 +141,6 @@ mod tests {
         assert_eq!(h.counts.iter().sum::<u64>(), 3);
         assert_eq!(h.edges_us.len(), h.counts.len() + 1);
         assert!(h.edges_us[0] <= 100.0 && *h.edges_us.last().unwrap() > 1000.0);
-        let s = summary(&report).unwrap();
-        assert_eq!((s.p50_us, s.max_us, s.count), (105.0, 1000.0, 3));
     }
 
     #[test]
