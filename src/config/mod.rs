@@ -221,8 +221,8 @@ pub struct EngineConfig {
     /// What this rig demands, 0.1 to 10,000 ms: a frame whose decision or trigger comes later than this after its last
     /// byte is late, which is told and counted, and `apical doctor` asks whether this computer keeps it; 0: nothing.
     pub deadline_ms: f64,
-    /// How long the thread spins before it parks, and from so long before the next frame is due until so long after,
-    /// 0 to 100,000 us; at most a tenth of the time between two frames. A thread that is awake when its frame comes
+    /// How long the thread spins before the next frame is due, and for as long after it, before it parks, 0 to
+    /// 100,000 us; at most a tenth of the time between two frames. A thread that is awake when its frame comes
     /// has it 50 to 200 us earlier than one that is woken. Absent: 300 with a `realtime_priority`, else 0, for spinning
     /// pays only for a thread that nobody takes off its processor.
     pub spin_us: Option<u32>,

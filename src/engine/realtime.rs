@@ -33,8 +33,8 @@ const REPLIES: usize = 256;
 pub const HEARTBEAT_NS: u64 = 100_000_000;
 /// Where frames wait, the publisher is woken for all of those that were decided in so long, in nanoseconds.
 const WAKE_NS: u64 = 1_000_000;
-/// Of the time between two frames, spins take at most three times this part: a thread with a priority that never rests
-/// is held up by the system.
+/// Of the time between two frames, spins take at most twice this part: a thread with a priority that never rests is held
+/// up by the system.
 const SPIN_SHARE: u64 = 10;
 /// How long it rests where there is no record for an answer, at most.
 const NO_ROOM: Duration = Duration::from_micros(200);
@@ -112,7 +112,7 @@ pub struct RealtimeSettings {
     pub overload: Overload,
     /// Silence after which a `Gap` is made, in nanoseconds; 0: never.
     pub gap_ns: u64,
-    /// How long the thread spins before it parks, and before and after the next frame is due, in nanoseconds.
+    /// How long the thread spins before the next frame is due, and then before it parks, in nanoseconds.
     pub spin_ns: u64,
     /// Frames between snapshots; 0: only after the baseline.
     pub snapshot_frames: u64,
@@ -542,10 +542,6 @@ impl<C: Clock> Realtime<C> {
         }
         // Without frames nothing is worth a processor, and with them a small part of one is.
         let spin_ns = if self.silent { 0 } else { self.settings.spin_ns.min(self.arrival.1 / SPIN_SHARE) };
-        let start_ns = self.driver.clock().now_ns();
-        if self.spin_until(start_ns + spin_ns) {
-            return;
-        }
         let now_ns = self.driver.clock().now_ns();
         let mut other_ns = self.last_heartbeat_ns + HEARTBEAT_NS;
         if self.settings.gap_ns > 0 && !self.silent {
@@ -556,9 +552,7 @@ impl<C: Clock> Realtime<C> {
         }
         match idle(now_ns, other_ns, self.arrival.0 + self.arrival.1, spin_ns) {
             Idle::Park(timeout_ns) => self.park(Duration::from_nanos(timeout_ns)),
-            Idle::Spin(end_ns) => {
-                self.spin_until(end_ns);
-            }
+            Idle::Spin(end_ns) => self.spin_until(end_ns),
             Idle::Turn => {}
         }
     }
@@ -571,15 +565,14 @@ impl<C: Clock> Realtime<C> {
     }
 
     /// Spins until something has come, or this time has.
-    fn spin_until(&mut self, end_ns: u64) -> bool {
+    fn spin_until(&self, end_ns: u64) {
         while self.driver.clock().now_ns() < end_ns {
             let arrived = self.ends.port.as_ref().is_some_and(|(port, _)| port.has_frames());
             if arrived || self.has_lines() || !self.ends.frames.is_empty() || !self.ends.commands.is_empty() {
-                return true;
+                return;
             }
             std::hint::spin_loop();
         }
-        false
     }
 }
 
@@ -639,7 +632,7 @@ mod tests {
     #[test]
     fn what_else_is_due_ends_its_sleep_and_is_no_reason_to_spin() {
         assert_eq!(idle(10 * MS, 12 * MS, 33 * MS, SPIN_NS), Idle::Park(2 * MS));
-        // A heartbeat that fell due while it spun behind a frame.
+        // A heartbeat that fell due behind a frame.
         assert_eq!(idle(10 * MS, 10 * MS - 1, 33 * MS, SPIN_NS), Idle::Turn);
         assert_eq!(idle(10 * MS, 10 * MS, 33 * MS, SPIN_NS), Idle::Turn);
         assert_eq!(idle(34 * MS, 34 * MS, 33 * MS, SPIN_NS), Idle::Turn);
