@@ -33,8 +33,8 @@ const REPLIES: usize = 256;
 pub const HEARTBEAT_NS: u64 = 100_000_000;
 /// Where frames wait, the publisher is woken for all of those that were decided in so long, in nanoseconds.
 const WAKE_NS: u64 = 1_000_000;
-/// Of the time between two frames, spins take at most twice this part: a thread with a priority that never rests is held
-/// up by the system.
+/// Of the time between two frames, spins take at most twice this part: a thread with a priority that never rests is
+/// held up by the system.
 const SPIN_SHARE: u64 = 10;
 /// How long it rests where there is no record for an answer, at most.
 const NO_ROOM: Duration = Duration::from_micros(200);
